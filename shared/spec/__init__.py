@@ -1,0 +1,30 @@
+"""The pipeline file: what to predict and how, as validated models (`PipelineSpec`), and how it is read and compared."""
+
+from shared.spec.features import (
+    CategoryFeature,
+    CrossFeature,
+    Feature,
+    NumberFeature,
+    TimestampFeature,
+    VectorFeature,
+)
+from shared.spec.pipeline import GateSpec, NetworkSpec, PipelineSpec, Task, TrainingSpec
+from shared.spec.read import changes, load_yaml, parse, spec_digest
+
+__all__ = [
+    "CategoryFeature",
+    "CrossFeature",
+    "Feature",
+    "GateSpec",
+    "NetworkSpec",
+    "NumberFeature",
+    "PipelineSpec",
+    "Task",
+    "TimestampFeature",
+    "TrainingSpec",
+    "VectorFeature",
+    "changes",
+    "load_yaml",
+    "parse",
+    "spec_digest",
+]
