@@ -1,19 +1,19 @@
 """The one exception tree. Each class carries its HTTP status and a stable slug; `shared.web.errors` is where it meets HTTP.
 
-    RelevoError
-    ├── NotFound            404  the thing named does not exist
-    ├── Unauthenticated     401  no key, or a key that is unknown, expired or revoked
-    ├── Forbidden           403  the key lacks the scope or the pipeline
-    ├── Conflict            409  the state of the row does not allow it; read it again
-    │   └── IllegalMove     409  a state machine was asked for a move it does not have
-    ├── TooLarge            413  the body is over the limit
-    ├── UnsupportedMedia    415  a content type the route does not read
-    ├── Malformed           400  not JSON, not UTF-8, not Parquet
-    ├── Invalid             422  well-formed, but a field is wrong (carries `errors`: loc and msg)
-    ├── Unavailable         503  a dependency is away; try again (Retry-After)
-    ├── ArtifactCorrupt     500  stored bytes do not have the digest that names them (never reaches a request)
-    ├── ArtifactMissing     500  no artifact under that digest
-    └── LeaseLost           500  another worker took the row; stop at once (never reaches a request)
+RelevoError
+├── NotFound            404  the thing named does not exist
+├── Unauthenticated     401  no key, or a key that is unknown, expired or revoked
+├── Forbidden           403  the key lacks the scope or the pipeline
+├── Conflict            409  the state of the row does not allow it; read it again
+│   └── IllegalMove     409  a state machine was asked for a move it does not have
+├── TooLarge            413  the body is over the limit
+├── UnsupportedMedia    415  a content type the route does not read
+├── Malformed           400  not JSON, not UTF-8, not Parquet
+├── Invalid             422  well-formed, but a field is wrong (carries `errors`: loc and msg)
+├── Unavailable         503  a dependency is away; try again (Retry-After)
+├── ArtifactCorrupt     500  stored bytes do not have the digest that names them (never reaches a request)
+├── ArtifactMissing     500  no artifact under that digest
+└── LeaseLost           500  another worker took the row; stop at once (never reaches a request)
 """
 
 from collections.abc import Sequence

@@ -129,7 +129,9 @@ class PipelineSpec(_Part):
             raise ValueError(f"time: {self.time} is a feature that is not of type timestamp")
         overlap = set(self.columns) & (set(self.features) | {self.key, self.time, self.label.name})
         if overlap:
-            raise ValueError(f"columns: {sorted(overlap)[0]} already has a role; columns are logged beside the features")
+            raise ValueError(
+                f"columns: {sorted(overlap)[0]} already has a role; columns are logged beside the features"
+            )
         reserved = RESERVED_FIELDS & {self.key, self.time, self.label.name, *self.columns, *self.features}
         if reserved:
             raise ValueError(f"{sorted(reserved)[0]} is a reserved name")

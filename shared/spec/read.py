@@ -82,7 +82,9 @@ def changes(old: PipelineSpec, new: PipelineSpec) -> list[str]:
         if before[field] != after[field]
     ]
     if before["label"]["name"] != after["label"]["name"]:
-        moved.append({"loc": ["label", "name"], "msg": f"must stay {before['label']['name']}; make a new pipeline instead"})
+        moved.append(
+            {"loc": ["label", "name"], "msg": f"must stay {before['label']['name']}; make a new pipeline instead"}
+        )
     if moved:
         raise Invalid(f"{'.'.join(map(str, moved[0]['loc']))} {moved[0]['msg']}.", errors=moved)
     return list(_differences("", before, after))

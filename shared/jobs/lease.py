@@ -1,0 +1,192 @@
+"""Leases with fencing numbers (Kleppmann, "How to do distributed locking"): one worker at a time acts on a row, and one that
+was presumed dead cannot write any more. All times are the database's.
+
+    lease = claim(sessions, RUN, run_id, worker, settings.lease_s, settings.max_attempts)
+    if lease is None: return                      # someone else has it, or it is done: a repeated nudge
+    with heartbeat(sessions, lease):
+        ... work, calling lease.check() between steps ...
+        with finish(sessions, lease, RunState.SUCCEEDED) as (session, row):
+            row.metrics = ...                     # written with the fence check, in one transaction
+"""
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, col
+
+from shared.contracts.tasks import TaskName
+from shared.errors import LeaseLost
+from shared.jobs.outbox import enqueue
+from shared.jobs.work import WorkKind
+from shared.registry.session import Sessions
+from shared.registry.states import check_move
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Lease:
+    """The right to finish one row, as long as its fence is the row's."""
+
+    kind: WorkKind
+    row_id: uuid.UUID
+    fence: int
+    attempt: int
+    lease_s: float
+    lost: threading.Event = field(default_factory=threading.Event)
+    """Set as soon as a heartbeat finds that the row has another fence or state."""
+
+    def check(self) -> None:
+        """Stop here when the lease is gone.
+
+        Raises:
+            LeaseLost: another worker has the row, or it was cancelled.
+        """
+        if self.lost.is_set():
+            raise LeaseLost(f"The lease on {self.kind.name} {self.row_id} (fence {self.fence}) is lost.")
+
+
+def worker_name() -> str:
+    """Host and process, for people who look at a row."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def claim(sessions: Sessions, kind: WorkKind, row_id: uuid.UUID, *, lease_s: float, max_attempts: int) -> Lease | None:
+    """Take the row if it is queued, or running with an expired lease, in one atomic statement.
+
+    Returns:
+        The lease, or None when there is nothing to do: a repeated nudge, a finished row, attempts used up.
+    """
+    table: Any = kind.table
+    statement = (
+        update(table)
+        .where(
+            table.id == row_id,
+            or_(table.state == kind.queued, and_(table.state == kind.running, table.lease_until < func.now())),
+            table.attempt < max_attempts,
+        )
+        .values(
+            state=kind.running,
+            fence=table.fence + 1,
+            attempt=table.attempt + 1,
+            lease_until=func.now() + timedelta(seconds=lease_s),
+            worker=worker_name(),
+            started_at=func.coalesce(table.started_at, func.now()),
+        )
+        .returning(table.fence, table.attempt)
+    )
+    with sessions.begin() as session:
+        taken = session.execute(statement).one_or_none()
+    return None if taken is None else Lease(kind, row_id, taken.fence, taken.attempt, lease_s)
+
+
+def extend(sessions: Sessions, lease: Lease, **values: Any) -> bool:
+    """Push the lease's end and write progress columns with it.
+
+    Returns:
+        False when the row is no longer this lease's (`lease.lost` is then set).
+    """
+    table: Any = lease.kind.table
+    statement = (
+        update(table)
+        .where(table.id == lease.row_id, table.fence == lease.fence, table.state == lease.kind.running)
+        .values(lease_until=func.now() + timedelta(seconds=lease.lease_s), **values)
+        .returning(table.id)
+    )
+    with sessions.begin() as session:
+        held = session.execute(statement).one_or_none() is not None
+    if not held:
+        lease.lost.set()
+    return held
+
+
+@contextmanager
+def heartbeat(sessions: Sessions, lease: Lease) -> Iterator[None]:
+    """Extend the lease three times within its length, from a thread of its own, until the block ends.
+
+    A database that is away does not end the lease at once: the row's own expiry decides, by the database's clock.
+    """
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(lease.lease_s / 3):
+            try:
+                if not extend(sessions, lease):
+                    log.warning("lease lost", kind=lease.kind.name, row=str(lease.row_id), fence=lease.fence)
+                    return
+            except OperationalError as error:
+                log.warning("heartbeat failed, trying again", kind=lease.kind.name, error=type(error).__name__)
+
+    thread = threading.Thread(target=beat, name=f"heartbeat-{lease.kind.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+@contextmanager
+def finish(sessions: Sessions, lease: Lease, state: StrEnum) -> Iterator[tuple[Session, Any]]:
+    """One transaction that ends the row: it is locked, its fence checked, the caller writes, `state` is set.
+
+    Yields:
+        The session and the locked row; add what belongs to the end (a version, an alert, a nudge) to the session.
+
+    Raises:
+        LeaseLost: the row has another fence or is no longer running; nothing is written.
+    """
+    table: Any = lease.kind.table
+    with sessions.begin() as session:
+        row = session.scalars(
+            select(table)
+            .where(table.id == lease.row_id, table.fence == lease.fence, table.state == lease.kind.running)
+            .with_for_update()
+        ).one_or_none()
+        if row is None:
+            lease.lost.set()
+            raise LeaseLost(
+                f"{lease.kind.name} {lease.row_id} was taken by another worker (fence {lease.fence} is old)."
+            )
+        check_move(lease.kind.running, state)
+        yield session, row
+        row.state = state
+        row.lease_until = None
+        row.finished_at = session.scalar(select(func.now()))
+        if row.cycle_id is not None:
+            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
+
+
+def fail(sessions: Sessions, lease: Lease, reason: str) -> None:
+    """End the row as failed for good; `reason` is a sentence for a person."""
+    with finish(sessions, lease, lease.kind.failed) as (_, row):
+        row.reason = reason
+
+
+def give_back(sessions: Sessions, lease: Lease, reason: str) -> None:
+    """Hand the row back for another attempt (a passing fault, such as an unreachable store); the sweeper nudges again."""
+    table: Any = lease.kind.table
+    with sessions.begin() as session:
+        session.execute(
+            update(table)
+            .where(table.id == lease.row_id, table.fence == lease.fence, table.state == lease.kind.running)
+            .values(state=lease.kind.queued, lease_until=None, reason=reason, nudged_at=func.now())
+        )
+
+
+def nudge(session: Session, kind: WorkKind, row_id: uuid.UUID) -> None:
+    """Write a nudge for a queued row in the caller's transaction."""
+    table: Any = kind.table
+    session.execute(update(table).where(col(table.id) == row_id).values(nudged_at=func.now()))
+    enqueue(session, kind.task, row_id)
