@@ -1,0 +1,1 @@
+"""How Relevo is seen from outside: structured logs, request ids, Prometheus metrics, the workers' health endpoint."""
