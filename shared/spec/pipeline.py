@@ -52,6 +52,8 @@ class NetworkSpec(_Part):
     hidden: list[Annotated[int, Field(ge=1, le=8192)]] = Field(default=[128, 64], max_length=8)
     cross_layers: int = Field(default=2, ge=1, le=8)
     """dcn only: number of cross layers beside the deep tower."""
+    embedding: int = Field(default=8, ge=1, le=256)
+    """Width of the embedding of each id (category, calendar part, cross); linear has a single weight for each."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 

@@ -1,0 +1,71 @@
+"""Calendar parts of a moment in local time, as graph nodes: int64 arithmetic only, exact before 1970 too.
+
+Dates come from day counts by Howard Hinnant's civil_from_days ("chrono-Compatible Low-Level Date Algorithms").
+"""
+
+import numpy as np
+import spox.opset.ai.onnx.v21 as op
+from spox import Var
+
+from services.trainer.transform.zones import zone_table
+
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""0001-01-01 and 9999-12-31 in epoch seconds: moments beyond are clamped, so that no sum below can overflow."""
+PART_SIZES = {"minute_of_day": 1440, "hour": 24, "weekday": 7, "day": 31, "month": 12}
+"""Number of values of each part; all count from 0 (Monday, the first of the month, January)."""
+
+
+def local_seconds(micros: Var, timezone: str) -> Var:
+    """Epoch microseconds UTC (int64 [n]) to seconds since 1970-01-01 on the local clock (int64 [n])."""
+    seconds = op.clip(floor_div(micros, 1_000_000), _int(FIRST_SECOND), _int(LAST_SECOND))
+    table = zone_table(timezone)
+    if not table.transition_s:
+        return op.add(seconds, _int(table.offset_s[0]))
+    passed = op.greater_or_equal(
+        op.unsqueeze(seconds, op.const(np.array([1], np.int64))), op.const(np.array(table.transition_s, np.int64))
+    )
+    position = op.reduce_sum(op.cast(passed, to=np.int32), op.const(np.array([1], np.int64)), keepdims=False)
+    return op.add(seconds, op.gather(op.const(np.array(table.offset_s, np.int64)), position))
+
+
+def calendar_part(part: str, local: Var) -> Var:
+    """One part of local seconds, int64 [n] in 0 .. PART_SIZES[part] - 1."""
+    second_of_day = op.mod(local, _int(86_400))
+    match part:
+        case "minute_of_day":
+            return op.div(second_of_day, _int(60))
+        case "hour":
+            return op.div(second_of_day, _int(3_600))
+        case "weekday":
+            return op.mod(op.add(floor_div(local, 86_400), _int(3)), _int(7))
+        case "day":
+            return _day_and_month(floor_div(local, 86_400))[0]
+        case "month":
+            return _day_and_month(floor_div(local, 86_400))[1]
+        case _:
+            raise ValueError(f"there is no calendar part {part}")
+
+
+def _day_and_month(days: Var) -> tuple[Var, Var]:
+    """Day of the month and month, both from 0, of a day count since 1970-01-01. The algorithm's year starts in March."""
+    day_of_era = op.mod(op.add(days, _int(719_468)), _int(146_097))
+    leap = op.div(day_of_era, _int(1_460))
+    century = op.div(day_of_era, _int(36_524))
+    last = op.div(day_of_era, _int(146_096))
+    year_of_era = op.div(op.sub(op.add(op.sub(day_of_era, leap), century), last), _int(365))
+    before_year = op.sub(
+        op.add(op.mul(year_of_era, _int(365)), op.div(year_of_era, _int(4))), op.div(year_of_era, _int(100))
+    )
+    day_of_year = op.sub(day_of_era, before_year)
+    month_from_march = op.div(op.add(op.mul(day_of_year, _int(5)), _int(2)), _int(153))
+    before_month = op.div(op.add(op.mul(month_from_march, _int(153)), _int(2)), _int(5))
+    return op.sub(day_of_year, before_month), op.mod(op.add(month_from_march, _int(2)), _int(12))
+
+
+def floor_div(value: Var, divisor: int) -> Var:
+    """Division of int64 that rounds down: ONNX's Div rounds toward zero, its Mod follows the divisor's sign."""
+    return op.div(op.sub(value, op.mod(value, _int(divisor))), _int(divisor))
+
+
+def _int(value: int) -> Var:
+    return op.const(np.int64(value))
