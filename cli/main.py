@@ -1,0 +1,18 @@
+"""The `relevo` command: the root that each module of commands adds itself to."""
+
+import typer
+
+from cli.stack import commands as stack_commands
+
+app = typer.Typer(
+    name="relevo",
+    help="Keeps machine-learning models fresh: data, training, validation, release and serving in one closed loop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+stack_commands.register(app)
+
+
+if __name__ == "__main__":
+    app()
