@@ -3,13 +3,16 @@
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from shared.spec.cron import parse_cron
 from shared.spec.features import CategoryFeature, CrossFeature, Feature, TimestampFeature
 from shared.spec.types import Duration, FieldName, Name, Text
 
 Task = Literal["binary", "regression"]
-RESERVED_FIELDS = frozenset({"available_at", "prediction_id", "score"})
+RESERVED_FIELDS = frozenset({"available_at", "label_time", "prediction_id", "score"})
+DATASET_COLUMNS = ("key", "time", "label")
+"""What every dataset has beside the features."""
 
 
 class _Part(BaseModel):
@@ -109,34 +112,45 @@ class PipelineSpec(_Part):
     dataset: DatasetSpec = DatasetSpec()
     network: NetworkSpec = NetworkSpec()
     training: TrainingSpec = TrainingSpec()
-    schedule: Text | None = None
+    schedule: Annotated[Text, AfterValidator(parse_cron)] | None = None
     """Cron, five fields, UTC; none: cycles start only when asked for."""
     gate: GateSpec = GateSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
 
     @model_validator(mode="after")
-    def _consistent(self) -> "PipelineSpec":
+    def _features_fit(self) -> "PipelineSpec":
         for name, feature in self.features.items():
             if isinstance(feature, CrossFeature):
                 for part in feature.of:
                     if not isinstance(self.features.get(part), CategoryFeature):
                         raise ValueError(f"features.{name}.of: {part} is not a category feature of this pipeline")
-        names = {"key": self.key, "label.name": self.label.name}
-        for field, name in names.items():
+            if name in DATASET_COLUMNS and not (name == self.time == "time"):
+                raise ValueError(f"features.{name}: every dataset has a column {name} of its own; rename the feature")
+        for field, name in {"key": self.key, "label.name": self.label.name}.items():
             if name in self.features:
                 raise ValueError(f"{field}: {name} is also a feature")
-        if self.key == self.label.name or self.time in (self.key, self.label.name):
-            raise ValueError("key, time and label.name must be three different fields")
         if self.time in self.features and not isinstance(self.features[self.time], TimestampFeature):
             raise ValueError(f"time: {self.time} is a feature that is not of type timestamp")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> "PipelineSpec":
+        if self.key == self.label.name or self.time in (self.key, self.label.name):
+            raise ValueError("key, time and label.name must be three different fields")
+        if self.entity in (self.time, self.label.name):
+            raise ValueError(f"entity: {self.entity} is also the time or the label; name whom an example is about")
         overlap = set(self.columns) & (set(self.features) | {self.key, self.time, self.label.name})
         if overlap:
             raise ValueError(
                 f"columns: {sorted(overlap)[0]} already has a role; columns are logged beside the features"
             )
-        reserved = RESERVED_FIELDS & {self.key, self.time, self.label.name, *self.columns, *self.features}
-        if reserved:
+        named = {self.key, self.time, self.label.name, self.entity or self.key, *self.columns, *self.features}
+        if reserved := RESERVED_FIELDS & named:
             raise ValueError(f"{sorted(reserved)[0]} is a reserved name")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> "PipelineSpec":
         if self.label.if_missing == "negative" and self.task != "binary":
             raise ValueError("label.if_missing: negative needs task binary")
         expected = {"binary": "log_loss", "regression": "squared_error"}[self.task]
