@@ -13,6 +13,7 @@ import psycopg
 import redis
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from kombu import Exchange
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
@@ -44,14 +45,16 @@ def make_celery(service_name: str, settings: CommonSettings) -> Celery:
         task_store_errors_even_if_ignored=False,
         task_acks_late=False,
         task_publish_retry=False,
-        task_queues=[KombuQueue(queue.value) for queue in Queue],
+        task_queues=[KombuQueue(name, Exchange(name), routing_key=name) for name in map(str, Queue)],
         task_create_missing_queues=False,
         task_default_queue=Queue.CYCLES.value,
         # Nothing lies reserved in a worker that is busy: a message stays in Redis until someone is free for it.
+        worker_concurrency=1,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Concerns late acknowledgement only, so never acts here; unset, Celery warns at each lost connection.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
@@ -120,15 +123,16 @@ def _client(url: str) -> redis.Redis:
 
 
 def _quiet_worker(app: Celery) -> type[Worker]:
-    """Workers that do not talk to each other: no gossip, no event heartbeats.
+    """Workers that print no banner and do not talk to each other: no gossip, no event heartbeats.
 
     A solo worker in a long training run would look dead to the others, and nobody listens.
     """
+    silent = {"quiet": True, "without_gossip": True, "without_mingle": True, "without_heartbeat": True}
     base: Any = app.subclass_with_self(Worker)
 
     class QuietWorker(base):
         def __init__(self, **options: object) -> None:
-            super().__init__(**{**options, "without_gossip": True, "without_mingle": True, "without_heartbeat": True})
+            super().__init__(**{**options, **silent})
 
     return QuietWorker
 

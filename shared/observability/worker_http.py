@@ -72,7 +72,7 @@ def run_checks(checks: Mapping[str, Check]) -> tuple[bool, dict[str, dict[str, o
             result = {"ok": False, "detail": error.detail}
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the check failed
             # Drivers put addresses and user names into their messages: those go to the log alone.
-            log.warning("readiness check failed", check=name, error=str(error))
+            log.debug("readiness check failed", check=name, error=str(error))
             result = {"ok": False, "detail": type(error).__name__}
         results[name] = {**result, "ms": round((time.monotonic() - began) * 1000, 1)}
     return all(result["ok"] for result in results.values()), results
@@ -81,6 +81,15 @@ def run_checks(checks: Mapping[str, Check]) -> tuple[bool, dict[str, dict[str, o
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     checks: dict[str, Check]
+    ready = True
+
+    def look(self) -> tuple[bool, dict[str, dict[str, object]]]:
+        """Run the checks; a change is logged once, not at every probe."""
+        ready, results = run_checks(self.checks)
+        if ready != self.ready:
+            self.ready = ready
+            log.info("ready again") if ready else log.warning("not ready", checks=results)
+        return ready, results
 
     def handle_error(self, request: object, client_address: object) -> None:
         # A prober that hangs up in the middle is no event.
@@ -98,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/healthz":
             self._json(HTTPStatus.OK, {"status": "ok"})
         elif path == "/readyz":
-            ready, checks = run_checks(self.server.checks)
+            ready, checks = self.server.look()
             status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
             self._json(status, {"status": "ready" if ready else "unavailable", "checks": checks})
         elif path == "/metrics":
