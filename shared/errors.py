@@ -6,6 +6,7 @@ RelevoError
 ├── Forbidden           403  the key lacks the scope or the pipeline
 ├── Conflict            409  the state of the row does not allow it; read it again
 │   └── IllegalMove     409  a state machine was asked for a move it does not have
+├── TooSlow             408  the body did not arrive in time
 ├── TooLarge            413  the body is over the limit
 ├── UnsupportedMedia    415  a content type the route does not read
 ├── Malformed           400  not JSON, not UTF-8, not Parquet
@@ -69,6 +70,12 @@ class IllegalMove(Conflict):
     """A state machine was asked for a move it does not have."""
 
     slug = "illegal-move"
+
+
+class TooSlow(RelevoError):
+    """The body did not arrive in time."""
+
+    status, slug, title = 408, "too-slow", "Request timeout"
 
 
 class TooLarge(RelevoError):
