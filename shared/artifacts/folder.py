@@ -128,9 +128,10 @@ class FolderStore:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise ArtifactCorrupt(f"a symbolic link or a file stands in the way of artifact {digest}") from error
             raise _unavailable("read", error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ArtifactCorrupt(f"what stands in the place of artifact {digest} is no regular file")
         with _storage("read"), open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ArtifactCorrupt(f"what stands in the place of artifact {digest} is no regular file")
             yield file
 
     def _open_below_root(self, digest: Digest) -> int:

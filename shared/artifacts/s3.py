@@ -144,4 +144,6 @@ def _storage(doing: str, digest: Digest | None = None) -> Iterator[None]:
         raise Unavailable(f"cannot {doing} the artifact store: the bucket does not exist") from error
     except BaseError as error:
         reason = type(error).__name__.removesuffix("Error")
-        raise Unavailable(f"cannot {doing} the artifact store (S3: {reason}); check its address, bucket and keys") from error
+        raise Unavailable(
+            f"cannot {doing} the artifact store (S3: {reason}); check its address, bucket and keys"
+        ) from error
