@@ -12,7 +12,10 @@ from shared.registry.tables.columns import UtcTime, created_field, id_field, jso
 
 
 class MonitoringDay(SQLModel, table=True):
-    """One UTC day of event time of a pipeline's live (not pinned) predictions, with the truth known so far."""
+    """One UTC day of event time of a pipeline's live (not pinned) predictions, with the truth known so far.
+
+    One row a key: its earliest live prediction, as in datasets.
+    """
 
     __tablename__ = "monitoring_days"
 
@@ -23,7 +26,9 @@ class MonitoringDay(SQLModel, table=True):
     mean_prediction: float
     mean_label: float | None = None
     bias: float
-    """Mean prediction minus the label mean of the live model's training set."""
+    """Mean prediction minus the label mean of the training set of the model that answered."""
+    label_bias: float | None = None
+    """Mean prediction minus mean label, over the labelled rows alone."""
     loss: float | None = None
     """Log loss (binary) or RMSE (regression) of the labelled rows."""
     auc: float | None = None

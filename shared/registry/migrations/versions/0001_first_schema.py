@@ -245,6 +245,7 @@ def upgrade() -> None:
         sa.Column("mean_prediction", sa.Float(), nullable=False),
         sa.Column("mean_label", sa.Float(), nullable=True),
         sa.Column("bias", sa.Float(), nullable=False),
+        sa.Column("label_bias", sa.Float(), nullable=True),
         sa.Column("loss", sa.Float(), nullable=True),
         sa.Column("auc", sa.Float(), nullable=True),
         sa.Column("versions", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
