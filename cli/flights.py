@@ -50,7 +50,7 @@ def load_flights(sample: float = 1.0, seed: int = 7) -> "pd.DataFrame":
         ValueError: `sample` is not in (0, 1].
         FileNotFoundError: the package with the data is not installed.
     """
-    import pandas as pd  # noqa: PLC0415  (a second of import that the other commands need not pay)
+    import pandas as pd
 
     if not 0 < sample <= 1:
         raise ValueError(f"sample must be above 0 and at most 1, not {sample}")
@@ -92,7 +92,7 @@ def _unit_hash(flight_id: str, seed: int) -> float:
 
 def _with_weather(flights: "pd.DataFrame") -> "pd.DataFrame":
     """Join the last observation at the airport at or before departure; `flights` is sorted by departure."""
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     weather = pd.read_csv(_data_file("weather.csv"), usecols=["origin", "time_hour", *WEATHER])
     weather["observed"] = pd.to_datetime(weather["time_hour"], utc=True).astype("datetime64[us, UTC]")
