@@ -33,7 +33,7 @@ def running_engines(folder: Path) -> Iterator[Engines]:
     engines = Engines(postgres.url(database_port, PASSWORD), valkey.url(queue_port, PASSWORD))
 
     user = account.for_engine(folder, postgres.programs() / "postgres")
-    postgres.initialise(database, PASSWORD, user)
+    postgres.initialise(database, PASSWORD, user, durable=False)
     valkey.configure(queue, queue_port, PASSWORD)
     with (
         _running(

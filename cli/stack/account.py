@@ -45,12 +45,13 @@ def for_engine(folder: Path, program: Path) -> Account:
 
 
 def fallback(folder: Path, program: Path) -> Account:
-    """The account of `nobody`, checked by trying it.
+    """The account of `nobody`, checked by trying it. Others may from now on pass through `folder`, but not list it.
 
     Raises:
         StackError: it cannot reach the folder or the program.
     """
     user = pwd.getpwnam(FALLBACK_USER)
+    folder.chmod(folder.stat().st_mode | 0o011)
     account = Account(options=("--user", f"{user.pw_uid}:{user.pw_gid}"), owner=(user.pw_uid, user.pw_gid))
     for path, reached in (
         (program, runs(account, program, "--version")),

@@ -149,8 +149,11 @@ def to_start(all_wanted: Sequence[Wanted], states: Mapping[str, State], now: flo
 
 
 def to_stop(all_wanted: Sequence[Wanted], states: Mapping[str, State]) -> list[str]:
-    """Parts to stop now, once the whole is to stop: those that nothing still running needs."""
-    needed = {need for wanted in all_wanted if states[wanted.name].phase not in AT_REST for need in wanted.needs}
+    """Parts to stop now, once the whole is to stop: those that nothing still running needs, not even by way of others."""
+    needed: set[str] = set()
+    for wanted in reversed(all_wanted):  # each part stands after what it needs, so its own need is known before theirs
+        if wanted.name in needed or states[wanted.name].phase not in AT_REST:
+            needed.update(wanted.needs)
     return [
         wanted.name
         for wanted in all_wanted

@@ -24,7 +24,10 @@ CURES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("Cannot allocate memory", "out of memory", "MemoryError"),
         "The machine is out of memory: stop other programs, or give it more.",
     ),
-    (("No module named",), "A package is missing: install the product with all its parts, pip install 'relevo[all]'."),
+    (
+        ("No module named", "Could not import module"),
+        "A package is missing: install the product with all its parts, pip install 'relevo[all]'.",
+    ),
     (
         ("password authentication failed",),
         "The server refuses the password: check DATABASE_URL, or restore secrets.json in the home folder.",

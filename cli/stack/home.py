@@ -243,12 +243,12 @@ def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) 
     Raises:
         StackError: it cannot be written.
     """
+    text = json.dumps(content, indent=2) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -65,11 +65,14 @@ def url(port: int, password: str, database: str = NAME) -> str:
     return f"postgresql://{NAME}:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
 
 
-def initialise(folder: Path, password: str, account: Account) -> None:
+def initialise(folder: Path, password: str, account: Account, *, durable: bool = True) -> None:
     """Create the data folder with its role and database, unless it is there.
 
     The work happens in `<folder>.new` and the last step is one rename, so that an interruption at any moment leaves
     either nothing under the final name or all of it. A left-over `.new` never held data and is made again.
+
+    Args:
+        durable: whether the new folder must survive a power cut.
 
     Raises:
         StackError: initdb failed, or the folder holds something else than a whole data folder of this major version.
@@ -89,11 +92,13 @@ def initialise(folder: Path, password: str, account: Account) -> None:
         own(password_file, account)
         _run(
             "initdb", f"--pgdata={fresh}", f"--username={NAME}", f"--pwfile={password_file}", "--auth=scram-sha-256",
-            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", *(() if durable else ("--no-sync",)),
             account=account,
         )  # fmt: skip
         # Single-user mode reads SQL from its input: the database exists before the server first listens.
-        _run("postgres", "--single", "-D", str(fresh), "postgres", account=account, text=f"CREATE DATABASE {NAME};\n")
+        sync = "on" if durable else "off"
+        single = ("--single", "-D", str(fresh), "-c", f"fsync={sync}", "postgres")
+        _run("postgres", *single, account=account, text=f"CREATE DATABASE {NAME};\n")
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -119,7 +124,7 @@ async def not_ready(address: str) -> str | None:
         async with await psycopg.AsyncConnection.connect(address, connect_timeout=5, autocommit=True) as connection:
             await connection.execute("SELECT 1")
     except psycopg.Error as error:
-        return (str(error).strip().splitlines() or ["no answer"])[-1]
+        return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
