@@ -4,11 +4,10 @@ log = structlog.stdlib.get_logger(__name__)
 log.info("dataset built", pipeline=name, rows=rows)
 """
 
-import json
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -51,7 +50,7 @@ def configure_logging(level: str, format: str, service: str) -> None:  # noqa: A
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,
@@ -66,7 +65,7 @@ def configure_logging(level: str, format: str, service: str) -> None:  # noqa: A
     )
     root = logging.getLogger()
     for old in root.handlers[:]:
-        if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
+        if type(old) in (_Stderr, logging.StreamHandler):  # an earlier call's or basicConfig's; all else stays
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
@@ -79,6 +78,17 @@ def configure_logging(level: str, format: str, service: str) -> None:  # noqa: A
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at that moment, which may have been replaced since the set-up."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
 
 
 class _Service:
@@ -105,9 +115,19 @@ def _renderer(format: str) -> Processor:  # noqa: A002
     return structlog.processors.JSONRenderer(serializer=_to_json)
 
 
-def _to_json(event: object, **_ignored: object) -> str:
+_JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def _to_json(event: MutableMapping[str, Any], **_ignored: object) -> str:
     try:
-        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+        return orjson.dumps(event, default=str, option=_JSON_OPTIONS).decode()
     except TypeError:
-        # Integers past 64 bits and lone surrogates, which orjson refuses: a log line must never be the thing that fails.
-        return json.dumps(event, default=str, skipkeys=True)
+        # Integers past 64 bits, lone surrogates: what orjson refuses must not cost the line.
+        return orjson.dumps({name: _plain(value) for name, value in event.items()}).decode()
+
+
+def _plain(value: object) -> object:
+    try:
+        return orjson.Fragment(orjson.dumps(value, default=str, option=_JSON_OPTIONS))
+    except TypeError:
+        return ascii(value)
