@@ -84,12 +84,14 @@ class KeyRing:
         self._thread: threading.Thread | None = None
         self._failing = False
 
-    def start(self) -> None:
-        """Read once in the background at once, then every `REFRESH_S`."""
+    def start(self) -> "Future[None]":
+        """Read in the background, now and every `REFRESH_S`. The future is done when the first read succeeded or failed."""
+        first = self._pending
         self._stopping.clear()
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="keyring", daemon=True)
         self._thread.start()
+        return first
 
     def stop(self) -> None:
         """End the thread; a read in flight is waited for up to five seconds."""
@@ -121,10 +123,10 @@ class KeyRing:
         """Seconds since the last good read; None before the first."""
         return None if self._reading is None else self._clock() - self._reading[0]
 
-    def knows(self, text: str) -> bool:
-        """Whether the id of this key text is on the ring. An unknown one may be new: see `refreshed`."""
+    def may_be_new(self, text: str) -> bool:
+        """Whether this is a key text with an id that is not on the ring: perhaps made since the last read (see `refreshed`)."""
         key_id = parse(text)
-        return key_id is not None and self._reading is not None and key_id in self._reading[1].keys
+        return key_id is not None and (self._reading is None or key_id not in self._reading[1].keys)
 
     def check(self, text: str, scope: Scope) -> Principal:
         """Who holds this key, if it is good for the scope.

@@ -20,6 +20,7 @@ from shared.web.request_id import RequestIdMiddleware
 
 ServiceLifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+FIRST_KEYS_WAIT_S = 3.0
 UNMEASURED = ["^/healthz$", "^/readyz$", "^/metrics$"]
 
 
@@ -59,8 +60,9 @@ def make_app(
         configure_logging(settings.log_level, settings.log_format, service)
         set_build_info(service)
         assert_guarded(app)
-        ring.start()
         try:
+            # So that the first requests find the keys; when the registry is away, checks and /readyz say so.
+            await asyncio.wait({asyncio.wrap_future(ring.start())}, timeout=FIRST_KEYS_WAIT_S)
             async with lifespan(app) if lifespan else contextlib.nullcontext():
                 yield
         finally:

@@ -29,6 +29,10 @@ log = structlog.stdlib.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:relevo:problem:"
 HEADERS_KEPT = ("allow", "retry-after", "www-authenticate")
+MOST_ERRORS = 100
+"""A body with a hundred thousand wrong items gets no answer of that size."""
+MOST_NAME = 200
+"""Characters shown of a field name, which may be the client's invention."""
 CLOSING = frozenset({408, 413})
 """The client may still be sending: the connection ends with the answer instead of reading on."""
 
@@ -74,7 +78,7 @@ def problem(
         "request_id": request_id.get(),
     }
     if errors:
-        body["errors"] = list(errors)
+        body["errors"] = [{"loc": _short_loc(error["loc"]), "msg": error["msg"]} for error in errors[:MOST_ERRORS]]
     response = Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
     if status in CLOSING:
         response.headers["connection"] = "close"
@@ -91,6 +95,10 @@ def problem_of(error: RelevoError) -> Response:
     return problem(error.status, error.slug, error.title, error.detail, errors=error.errors, headers=headers)
 
 
+def _short_loc(loc: Sequence[str | int]) -> list[str | int]:
+    return [part[:MOST_NAME] if isinstance(part, str) else part for part in loc]
+
+
 async def _relevo_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RelevoError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
@@ -103,7 +111,7 @@ async def _bad_request(_: Request, error: Exception) -> Response:
     errors = field_errors(error.errors())
     if any(detail["type"] == "json_invalid" for detail in error.errors()):
         return problem_of(Malformed("The body is not valid JSON."))
-    where = ".".join(map(str, errors[0]["loc"])) if errors else "the request"
+    where = ".".join(map(str, _short_loc(errors[0]["loc"])))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return problem_of(Invalid(f"{where}: {errors[0]['msg']}{more}", errors=errors))
 

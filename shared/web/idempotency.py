@@ -54,7 +54,7 @@ def once(session: Session, request: Request, key: str | None, effect: Effect) ->
         "route": f"{request.method} {request.url.path}",
         "idempotency_key": key,
     }
-    claim = insert(IdempotencyRecord).values(**name, body_digest=digest, status=0).on_conflict_do_nothing()
+    claim = insert(IdempotencyRecord).values(**name, body_digest=digest, status=0, body={}).on_conflict_do_nothing()
     claimed = session.execute(claim.returning(col(IdempotencyRecord.key_id))).one_or_none()
     if claimed is None:
         record = session.get_one(IdempotencyRecord, (name["key_id"], name["route"], key))
