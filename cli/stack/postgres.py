@@ -92,7 +92,8 @@ def initialise(folder: Path, password: str, account: Account, *, durable: bool =
         own(password_file, account)
         _run(
             "initdb", f"--pgdata={fresh}", f"--username={NAME}", f"--pwfile={password_file}", "--auth=scram-sha-256",
-            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", *(() if durable else ("--no-sync",)),
+            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+            *(() if durable else ("--no-sync",)),
             account=account,
         )  # fmt: skip
         # Single-user mode reads SQL from its input: the database exists before the server first listens.

