@@ -12,7 +12,7 @@ from uuid import uuid4
 import orjson
 
 from cli.addresses import Addresses
-from cli.transport import Transport
+from cli.transport import Refused, Transport
 
 Json = dict[str, Any]
 PAGE = 100
@@ -137,6 +137,15 @@ class Client:
     def deployment(self, name: str) -> Json:
         """Which version serves, since when, and what is loaded."""
         return self._get("serving", f"/admin/models/{_part(name)}")
+
+    def deployment_or_none(self, name: str) -> Json | None:
+        """The same; None when no version of the pipeline has been released."""
+        try:
+            return self.deployment(name)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
 
     def deployment_history(self, name: str) -> Iterator[Json]:
         """Every change of the version in production, newest first."""

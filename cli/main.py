@@ -2,6 +2,8 @@
 
 import typer
 
+from cli import commands as service_commands
+from cli.demo.command import demo
 from cli.stack import commands as stack_commands
 
 app = typer.Typer(
@@ -12,6 +14,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 stack_commands.register(app)
+service_commands.register(app)
+app.command()(demo)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from datetime import datetime
 
 from cli.client import Client, Json
 from cli.demo.errors import DemoFailed
+from cli.wait import POLL_S, StillGoing, wait_for
 from shared.registry.states import CycleState, ValidationState
 
 DEADLINE_S = 1800.0
 """A cycle that takes longer than this is taken to hang."""
-POLL_S = 0.2
 SWITCH_DEADLINE_S = 60.0
 """Serving follows a release within about a second; longer than this and it is taken to have failed."""
 OVER = frozenset({CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED})
@@ -59,18 +59,11 @@ def run_cycle(client: Client, pipeline: str, as_of: datetime, show: Callable[[st
     Raises:
         DemoFailed: it did not end, or serving did not follow, in time.
     """
-    cycle = client.start_cycle(pipeline, as_of)
-    deadline = time.monotonic() + DEADLINE_S
-    while cycle["state"] not in OVER:
-        show(cycle["state"])
-        if time.monotonic() > deadline:
-            raise DemoFailed(
-                f"The cycle {cycle['id']} is still in state {cycle['state']} after {DEADLINE_S / 60:.0f} minutes. "
-                "Are all workers up? `relevo status` tells, `relevo logs` says more."
-            )
-        time.sleep(POLL_S)
-        cycle = client.cycle(pipeline, cycle["id"])
-    show(cycle["state"])
+    started = client.start_cycle(pipeline, as_of)
+    try:
+        cycle = wait_for(started, lambda: client.cycle(pipeline, started["id"]), OVER, show, deadline_s=DEADLINE_S)
+    except StillGoing as error:
+        raise DemoFailed(f"The cycle hangs: {error}") from None
     outcome = _outcome(client, pipeline, cycle)
     if outcome.state == CycleState.RELEASED and outcome.version is not None:
         _await_switch(client, pipeline, outcome.version)
