@@ -110,7 +110,8 @@ def ping_redis(url: str) -> None:
 
 
 def ping_postgres(url: str) -> None:
-    """Raises psycopg.Error when the database does not answer within seconds."""
+    """Raises psycopg.Error when the database does not answer within seconds. `url` as in DATABASE_URL."""
+    url = url.replace("postgresql+psycopg://", "postgresql://", 1)
     options = f"-c statement_timeout={int(SOCKET_TIMEOUT_S * 1000)}"
     with psycopg.connect(url, connect_timeout=int(CONNECT_TIMEOUT_S), options=options, autocommit=True) as connection:
         connection.execute("select 1")
