@@ -158,7 +158,7 @@ class Client:
             body["override"] = override
         return self._create("serving", f"/admin/models/{_part(name)}/promote", body)
 
-    def rollback(self, name: str, *, reason: str = "") -> Json:
+    def rollback(self, name: str, *, reason: str) -> Json:
         """Put the version that served before back into production."""
         return self._create("serving", f"/admin/models/{_part(name)}/rollback", {"reason": reason})
 

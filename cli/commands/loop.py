@@ -30,6 +30,7 @@ CYCLE_OVER = (
 CYCLE_COLUMNS = ("id", "state", "trigger", "as_of", "version", "reason")
 RUN_COLUMNS = ("id", "state", "dataset", "version", "created_at", "reason")
 VERSION_COLUMNS = ("number", "state", "as_of", "dataset", "train_label_mean", "digest")
+DEPLOYMENT_FIELDS = ("live_version", "generation", "previous_version", "applied_version", "registry_age_s")
 
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the history.")]
 
@@ -110,7 +111,10 @@ def models(
             print_json({"deployment": client.deployment_or_none(pipeline), "versions": rows})
             return
         deployment = client.deployment_or_none(pipeline)
-        print_item(deployment or {"live": "no version is in production"}, as_json=False)
+        if deployment is None or deployment["live_version"] is None:
+            typer.echo("No version is in production.")
+        else:
+            print_item(deployment, as_json=False, fields=DEPLOYMENT_FIELDS)
         print_list(versions, VERSION_COLUMNS, limit=limit, as_json=False)
 
 
@@ -131,7 +135,7 @@ def promote(
 
 
 def rollback(
-    pipeline: PipelineArgument, *, reason: ReasonOption = "", home: HomeOption = None, as_json: JsonOption = False
+    pipeline: PipelineArgument, *, reason: ReasonOption, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Put the version that was in production before back into production."""
     with connected(home) as client:

@@ -83,7 +83,7 @@ def _outcome(client: Client, pipeline: str, cycle: Json) -> Outcome:
 
 def _await_switch(client: Client, pipeline: str, version: int) -> None:
     deadline = time.monotonic() + SWITCH_DEADLINE_S
-    while client.deployment(pipeline)["loaded"] != version:
+    while client.deployment(pipeline)["applied_version"] != version:
         if time.monotonic() > deadline:
             raise DemoFailed(
                 f"Version {version} was released, but serving does not answer with it. See `relevo logs serving`."

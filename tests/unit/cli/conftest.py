@@ -8,10 +8,16 @@ from cli.addresses import SERVICES, Addresses
 from tests.unit.cli.scripted import Scripted, scripted_server
 
 
-@pytest.fixture
-def server() -> Iterator[Scripted]:
+@pytest.fixture(scope="session")
+def _running() -> Iterator[Scripted]:
     with scripted_server() as app:
         yield app
+
+
+@pytest.fixture
+def server(_running: Scripted) -> Scripted:
+    _running.reset()
+    return _running
 
 
 @pytest.fixture

@@ -39,10 +39,17 @@ class Answer:
 class Scripted:
     """An ASGI app that gives the answers of its script in turn, the last one again and again."""
 
+    script: list[Answer]
+    asked: list[Asked]
+    address = ""
+
     def __init__(self) -> None:
-        self.script: list[Answer] = [Answer(body={})]
-        self.asked: list[Asked] = []
-        self.address = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a script of one empty object, nothing asked."""
+        self.script = [Answer(body={})]
+        self.asked = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True

@@ -141,7 +141,7 @@ def test_models_without_a_deployment_still_lists_versions(relevo: Relevo, server
     ]
     result = relevo("models", "flights")
     assert result.exit_code == 0
-    assert "no version is in production" in result.stdout
+    assert "No version is in production" in result.stdout
     assert "candidate" in result.stdout
 
 
