@@ -104,7 +104,7 @@ def judge(rows: Rows, *, task: Task, gate: GateSpec, seed: int, resamples: int =
     losses = loss_rows(task, rows.labels, rows.candidate), loss_rows(task, rows.labels, rows.baseline)
     difference = losses[0] - losses[1]
     if not np.isfinite(difference).all():  # squared errors can overflow though every score is finite
-        return _bad_candidate("The candidate's loss is not finite on some rows, so that it cannot be compared.")
+        return bad_candidate("The candidate's loss is not finite on some rows, so that it cannot be compared.")
     totals = by_day(difference, rows.days)
     bounds = cluster_bounds(totals, confidence=gate.confidence, seed=seed, resamples=resamples)
     return conclude(bounds, totals, task=task, gate=gate)
@@ -156,15 +156,15 @@ def unusable(rows: Rows, *, task: Task, gate: GateSpec) -> Outcome | None:
         raise ValueError("labels must be finite; rows without a label are no test rows")
     bad = _bad_scores(rows.candidate, task)
     if bad:
-        return _bad_candidate(f"The candidate gave {bad} on {count(rows.labels.size)} test rows; it cannot serve.")
+        return bad_candidate(f"The candidate gave {bad} on {count(rows.labels.size)} test rows; it cannot serve.")
     if rows.labels.size < gate.min_rows:
-        return _held(
+        return held(
             "too-few-rows",
             f"There are {count(rows.labels.size)} test rows; the gate needs at least {count(gate.min_rows)} (gate.min_rows). "
             "Wait for more labels, or approve by hand.",
         )
     if np.unique(rows.days).size < 2:
-        return _held(
+        return held(
             "one-day",
             f"All {count(rows.labels.size)} test rows are of one day, which tells nothing about the next. "
             "A test window of several days is needed, or approval by hand.",
@@ -172,7 +172,7 @@ def unusable(rows: Rows, *, task: Task, gate: GateSpec) -> Outcome | None:
     if rows.baseline is not None:
         bad = _bad_scores(rows.baseline, task)
         if bad:
-            return _held(
+            return held(
                 "bad-baseline", f"The model in production gave {bad} on the test rows, so that nothing can be compared."
             )
     return None
@@ -196,11 +196,13 @@ def _bad_scores(scores: Floats, task: Task) -> str:
     return f"{count(outside)} scores outside [0, 1]" if outside else ""
 
 
-def _bad_candidate(sentence: str) -> Outcome:
+def bad_candidate(sentence: str) -> Outcome:
+    """A candidate that cannot serve at all is rejected, whatever it is compared with."""
     return Outcome(ValidationState.REJECTED, "bad-candidate", sentence)
 
 
-def _held(reason: str, sentence: str) -> Outcome:
+def held(reason: str, sentence: str) -> Outcome:
+    """No verdict is possible: held for a person, whatever the spec says of inconclusive ones."""
     return Outcome(ValidationState.INCONCLUSIVE, reason, sentence, enough_evidence=False)
 
 

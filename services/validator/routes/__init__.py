@@ -1,0 +1,1 @@
+"""The validator's endpoints: each parses, calls one use case, answers."""

@@ -1,0 +1,78 @@
+"""Serving's admin API as the validator uses it: promote a version, by compare-and-set."""
+
+import uuid
+
+import httpx
+
+from shared.errors import Conflict, Unavailable
+from shared.observability.context import request_id
+
+TIMEOUT = httpx.Timeout(30, connect=3)
+"""A promotion waits until serving has loaded and warmed the version, which may take some seconds."""
+TRY_LATER = frozenset({401, 403, 408, 425, 429})
+"""A wrong service key is the operator's to mend: the release waits for that, like for a server that is away."""
+
+
+class ServingClient:
+    """Calls one serving service with the services' own API key. Made once a process; safe to share among threads."""
+
+    def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def promote(
+        self, pipeline: str, version: int, *, expected_generation: int, validation_id: uuid.UUID, reason: str
+    ) -> int:
+        """Put a version into production if the deployment still has the generation expected (0: nothing deployed).
+
+        Returns:
+            The new generation.
+
+        Raises:
+            Conflict: serving refuses it: another generation, or a version it cannot take; the detail is serving's own.
+            Unavailable: serving cannot be reached or asked now; the same call may be made again.
+        """
+        headers = {"Idempotency-Key": f"validation-{validation_id}-{expected_generation}"}
+        if request_id.get():
+            headers["X-Request-ID"] = request_id.get()
+        body = {
+            "version": version,
+            "expected_generation": expected_generation,
+            "validation": str(validation_id),
+            "reason": reason,
+        }
+        try:
+            answer = self._http.post(f"/admin/models/{pipeline}/promote", json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"Serving cannot be reached ({type(error).__name__}); the release is tried again."
+            ) from error
+        if answer.is_success:
+            return _generation(answer)
+        if answer.is_server_error or answer.status_code in TRY_LATER or not answer.is_client_error:
+            raise Unavailable(f"Serving answered {answer.status_code}; the release is tried again. {_detail(answer)}")
+        raise Conflict(_detail(answer) or f"Serving answered {answer.status_code}.")
+
+
+def _generation(answer: httpx.Response) -> int:
+    try:
+        return int(answer.json()["generation"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unavailable(
+            "Serving's answer to a promotion names no generation; it is read from the registry."
+        ) from error
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])[:1000]
+    except (ValueError, KeyError, TypeError):
+        return ""
