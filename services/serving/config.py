@@ -1,0 +1,52 @@
+"""Serving's own settings (SERVING_*), beside those every process reads (`shared.config`)."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServingSettings(BaseSettings):
+    """How predictions are made, logged and kept up with the registry."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVING_", extra="ignore")
+
+    spool_dir: Path = Path(".relevo/spool")
+    """The write-ahead prediction log and the state for a start without PostgreSQL. Local disk; must survive a restart."""
+    spool_limit_bytes: int = Field(default=2**30, gt=0)
+    """Most bytes of predictions that may wait for PostgreSQL; above it, predictions are refused (see `log_strict`)."""
+    segment_bytes: int = Field(default=16 * 2**20, ge=4096)
+    """Size at which a log segment is closed and the next begun."""
+    segment_age_s: float = Field(default=60, gt=0)
+    """Age at which a log segment is closed."""
+    sync_s: float = Field(default=1, gt=0)
+    """Time between two syncs of the log to disk: what a power cut may lose. A killed process loses nothing."""
+    log_strict: bool = True
+    """Answer 503 when a prediction cannot be logged. With false it is answered, and counted as dropped."""
+    ship_s: float = Field(default=0.5, gt=0)
+    """Time between two batches of predictions sent to PostgreSQL under light load."""
+    poll_s: float = Field(default=1, gt=0)
+    """Time between two readings of the deployment pointers; notifications are usually faster."""
+    registry_max_age_s: float = Field(default=3600, gt=0)
+    """How old the last reading of the registry may get before /readyz turns red. Predictions go on while keys are valid."""
+    max_instances: int = Field(default=10_000, ge=1, le=2**20)
+    """Most instances in one prediction request, and most items in one feedback request."""
+    pinned_versions: int = Field(default=2, ge=1)
+    """Versions of a pipeline kept loaded because requests name them."""
+    load_wait_s: float = Field(default=30, gt=0)
+    """How long a request waits for a version it names, or a promotion for its version, to be loaded."""
+    apply_wait_s: float = Field(default=10, gt=0)
+    """How long a promotion waits until this replica answers with the new version."""
+    intra_op_threads: int = Field(default=1, ge=1)
+    """Threads of one ONNX Runtime run; 1 keeps it on the calling thread."""
+    score_threads: int = Field(default=max(1, min(4, os.cpu_count() or 1)), ge=1)
+    """Threads that score what is too large for the event loop."""
+    inline_rows: int = Field(default=32, ge=0)
+    """Requests of at most this many rows are scored on the event loop, if the model is fast (`inline_run_ms`)."""
+    inline_run_ms: float = Field(default=1, ge=0)
+    """A model whose single row takes longer, as measured when it was warmed, is never run on the event loop."""
+    drain_s: float = Field(default=0, ge=0)
+    """After SIGTERM: how long to go on answering with /readyz red, so that a load balancer notices, before closing."""
+    flush_s: float = Field(default=10, gt=0)
+    """At the end: how long to try to ship what is left in the log. The rest is shipped by the next process."""

@@ -1,0 +1,62 @@
+"""What serving exports to Prometheus beside what every service does."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+PREDICTIONS = Counter("relevo_serving_predictions", "Rows predicted and logged.", ["model", "version", "pinned"])
+SCORE_SUM = Gauge(
+    "relevo_serving_score_sum",
+    "Sum of all scores since the start; its rate over that of the predictions is the mean prediction.",
+    ["model", "version", "pinned"],
+)
+REQUEST_SECONDS = Histogram(
+    "relevo_serving_request_seconds",
+    "Time from a prediction request's body to its logged answer.",
+    ["model"],
+    buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+REQUEST_ROWS = Histogram(
+    "relevo_serving_request_rows",
+    "Instances a prediction request carries.",
+    buckets=(1, 2, 5, 10, 50, 100, 500, 1000, 5000, 10_000),
+)
+NOT_FINITE = Counter(
+    "relevo_serving_scores_not_finite", "Rows refused because the model gave no finite score.", ["model", "version"]
+)
+
+LOG_APPEND_SECONDS = Histogram(
+    "relevo_serving_log_append_seconds",
+    "Time to append one record to the write-ahead log.",
+    buckets=(0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, 1),
+)
+LOG_DROPPED = Counter(
+    "relevo_serving_log_dropped", "Rows answered without a log record (only with SERVING_LOG_STRICT=false)."
+)
+LOG_REFUSED = Counter("relevo_serving_log_refused", "Records the registry will never take, set aside in refused.jsonl.")
+LOG_SYNC_FAILURES = Counter("relevo_serving_log_sync_failures", "Times the disk refused to sync the log.")
+SPOOL_BYTES = Gauge("relevo_serving_spool_bytes", "Bytes of logged predictions that wait to be shipped.")
+SHIP_LAG_SECONDS = Gauge(
+    "relevo_serving_ship_lag_seconds", "Age of the oldest prediction that is not in the registry yet."
+)
+SHIPPED = Counter("relevo_serving_shipped", "Rows shipped to the registry.")
+SHIP_FAILURES = Counter("relevo_serving_ship_failures", "Batches that could not be shipped and are tried again.")
+
+LIVE_VERSION = Gauge("relevo_serving_live_version", "Version that answers here.", ["model"])
+GENERATION = Gauge("relevo_serving_generation", "Deployment generation applied here.", ["model"])
+TRAIN_LABEL_MEAN = Gauge(
+    "relevo_serving_train_label_mean", "Label mean of the live version's training data.", ["model"]
+)
+TRAIN_END = Gauge(
+    "relevo_serving_train_end_timestamp_seconds",
+    "Event time at which the live version's training data ends.",
+    ["model"],
+)
+SWAPS = Counter("relevo_serving_swaps", "Times another version began to answer.", ["model"])
+LOAD_SECONDS = Histogram(
+    "relevo_serving_model_load_seconds",
+    "Fetching, checking, loading and warming a version.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)
+LOAD_FAILURES = Counter("relevo_serving_model_load_failures", "Versions that could not be loaded.", ["model"])
+REGISTRY_AGE_SECONDS = Gauge("relevo_serving_registry_age_seconds", "Time since the registry was last read.")
+
+FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])

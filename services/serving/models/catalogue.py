@@ -1,0 +1,144 @@
+"""What serving knows of the registry, kept in memory and on disk, so that no request needs the database. Plain values, no I/O."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from shared.errors import NotFound
+from shared.keys import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One model version: where its bytes are and what they take."""
+
+    id: uuid.UUID
+    number: int
+    state: str
+    digest: str
+    signature: Mapping[str, Any]
+    """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task"}`."""
+    spec_version: int
+    train_end: datetime
+    train_label_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The deployment pointer of one pipeline."""
+
+    generation: int
+    live: int
+    """Number of the live version."""
+    previous: int | None = None
+    """Number of the version that was live before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One pipeline with everything that may serve it."""
+
+    id: uuid.UUID
+    name: str
+    spec_version: int
+    specs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Spec documents by number: those of the versions, and the current one."""
+    versions: Mapping[int, Version] = field(default_factory=dict)
+    pointer: Pointer | None = None
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The current spec document."""
+        return self.specs[self.spec_version]
+
+    @property
+    def task(self) -> str:
+        """binary or regression; the same in all spec versions."""
+        return str(self.spec["task"])
+
+    def version(self, number: int) -> Version:
+        """One version by number.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.versions.get(number)
+        if found is None:
+            raise NotFound(f"The pipeline {self.name} has no version {number}.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All pipelines by name, as of one reading."""
+
+    pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
+
+    def visible(self, caller: Principal) -> list[Pipeline]:
+        """The pipelines the caller's key may see, by name."""
+        return [self.pipelines[name] for name in sorted(self.pipelines) if caller.allows_pipeline(name)]
+
+
+def to_document(catalogue: Catalogue) -> dict[str, Any]:
+    """The catalogue as JSON values."""
+    return {
+        "pipelines": [
+            {
+                "id": str(pipeline.id),
+                "name": pipeline.name,
+                "spec_version": pipeline.spec_version,
+                "specs": [{"number": number, "spec": spec} for number, spec in pipeline.specs.items()],
+                "versions": [
+                    {
+                        "id": str(version.id),
+                        "number": version.number,
+                        "state": version.state,
+                        "digest": version.digest,
+                        "signature": version.signature,
+                        "spec_version": version.spec_version,
+                        "train_end": version.train_end.isoformat(),
+                        "train_label_mean": version.train_label_mean,
+                    }
+                    for version in pipeline.versions.values()
+                ],
+                "pointer": pipeline.pointer and asdict(pipeline.pointer),
+            }
+            for pipeline in catalogue.pipelines.values()
+        ]
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> Catalogue:
+    """The inverse of `to_document`.
+
+    Raises:
+        KeyError, TypeError, ValueError: not such a document.
+    """
+    return Catalogue({entry["name"]: _pipeline(entry) for entry in document["pipelines"]})
+
+
+def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
+    pointer = entry["pointer"]
+    return Pipeline(
+        id=uuid.UUID(entry["id"]),
+        name=entry["name"],
+        spec_version=entry["spec_version"],
+        specs={spec["number"]: spec["spec"] for spec in entry["specs"]},
+        versions={version["number"]: _version(version) for version in entry["versions"]},
+        pointer=pointer and Pointer(**pointer),
+    )
+
+
+def _version(entry: Mapping[str, Any]) -> Version:
+    return Version(
+        id=uuid.UUID(entry["id"]),
+        number=entry["number"],
+        state=entry["state"],
+        digest=entry["digest"],
+        signature=entry["signature"],
+        spec_version=entry["spec_version"],
+        train_end=datetime.fromisoformat(entry["train_end"]),
+        train_label_mean=entry["train_label_mean"],
+    )

@@ -1,0 +1,94 @@
+"""From a version's digest to a warm model: fetched, verified, checked, loaded, with the reader of its instances."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.serving.errors import NotLoadable
+from services.serving.models.catalogue import Pipeline, Version
+from services.serving.models.model import Model, open_model, read_signature
+from shared.artifacts import ArtifactStore
+from shared.artifacts.base import sha256_hex
+from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, Unavailable
+from shared.instances import InstanceReader
+from shared.spec import CategoryFeature, NumberFeature, PipelineSpec, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that can answer: how its instances are read, and what scores them."""
+
+    version: Version
+    reader: InstanceReader
+    model: Model
+    load_s: float
+
+
+class Loader:
+    """Loads versions. Blocks; may be called from several threads."""
+
+    def __init__(self, store: ArtifactStore, cache: Path, *, threads: int) -> None:
+        """Prepare.
+
+        Args:
+            store: where artifacts are.
+            cache: folder for verified copies of those that are far away.
+            threads: intra-op threads of each session.
+        """
+        self._store = store
+        self._cache = cache
+        self._threads = threads
+
+    def load(self, pipeline: Pipeline, number: int) -> Loaded:
+        """Fetch, verify, check, load and warm one version.
+
+        Raises:
+            NotFound: no such version.
+            NotLoadable: its artifact is missing, damaged or not a model that fits; says which.
+            Unavailable: the artifact store does not answer.
+        """
+        began = time.monotonic()
+        version = pipeline.version(number)
+        try:
+            spec = parse(dict(pipeline.specs[version.spec_version]))
+            signature = read_signature(version.signature)
+            data = self._fetch(version.digest)
+            model = open_model(data, signature, time_name=spec.time, threads=self._threads)
+            reader = reader_for(spec, parse(dict(pipeline.spec)))
+        except Unavailable:
+            raise
+        except (ArtifactCorrupt, ArtifactMissing, Invalid) as error:
+            raise NotLoadable(f"Version {number} of {pipeline.name} cannot serve: {error.detail}") from error
+        return Loaded(version, reader, model, time.monotonic() - began)
+
+    def _fetch(self, digest: str) -> bytes:
+        try:
+            data = self._store.fetch(digest, self._cache).read_bytes()
+        except OSError as error:
+            raise Unavailable(f"The artifact store cannot be read ({type(error).__name__}).") from error
+        if sha256_hex(data) != digest:  # what was verified and what was read might differ
+            raise ArtifactCorrupt(
+                f"the stored bytes of artifact {digest} do not have this sha256; restore or rebuild it"
+            )
+        return data
+
+
+def reader_for(spec: PipelineSpec, current: PipelineSpec) -> InstanceReader:
+    """How the instances of a version are read.
+
+    A client may already send what the current spec added, and it is logged; the model reads its own spec's fields alone. So a swap
+    between spec versions fails no request that fitted either. (A new timestamp or vector is accepted and not logged: read as a
+    field of this version it would be required.)
+    """
+    names = set(spec.instance_fields)
+    added = {name: feature for name, feature in current.input_features.items() if name not in names}
+    optional = {
+        name: feature.model_copy(update={"required": False})
+        for name, feature in added.items()
+        if isinstance(feature, NumberFeature | CategoryFeature)
+    }
+    extras = [name for name in (current.entity, *current.columns) if name and name not in names | added.keys()]
+    merged = spec.model_copy(
+        update={"features": {**spec.features, **optional}, "columns": list(dict.fromkeys([*spec.columns, *extras]))}
+    )
+    return InstanceReader(merged, also=added.keys() - optional.keys())

@@ -1,0 +1,197 @@
+"""One model version in memory: an ONNX Runtime session that was checked against its signature and warmed. Rows in, scores out."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from shared.errors import Invalid
+from shared.instances import Instance, epoch_us
+from shared.onnx_check import check_model
+
+OUTPUT = "score"
+WARM_UP_ROWS = (1, 2, 32, 256)
+"""Batch sizes run before a version may answer: the first run of a session allocates and is slow."""
+TIMED_RUNS = 5
+
+Kind = Literal["category", "number", "timestamp", "vector"]
+Feeds = dict[str, np.ndarray]
+
+_ELEMENT = {
+    "category": "tensor(string)",
+    "number": "tensor(float)",
+    "timestamp": "tensor(int64)",
+    "vector": "tensor(float)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input tensor. Scalars have the shape [n], a vector [n, length]."""
+
+    name: str
+    kind: Kind
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a version takes and gives."""
+
+    inputs: tuple[Input, ...]
+    task: str
+
+
+def read_signature(document: Mapping[str, Any]) -> Signature:
+    """The signature as the trainer registered it.
+
+    Raises:
+        Invalid: it is not of that form.
+    """
+    try:
+        inputs = tuple(
+            Input(entry["name"], entry["kind"], int(entry.get("length") or 0)) for entry in document["inputs"]
+        )
+        if document["output"] != OUTPUT or not inputs or any(given.kind not in _ELEMENT for given in inputs):
+            raise KeyError
+        return Signature(inputs, str(document["task"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Invalid("The version's signature is not one that serving knows; train the version again.") from None
+
+
+class Model:
+    """A session ready to answer. `score` may be called from several threads at once."""
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, time_name: str, run_s: float) -> None:
+        self._session = session
+        self._inputs = signature.inputs
+        self._time_name = time_name
+        self.run_s = run_s
+        """Measured time of one row alone, seconds."""
+
+    def score(self, rows: Sequence[Instance]) -> np.ndarray:
+        """The scores of the rows, float32 [n]: a probability for a binary task, else the predicted value."""
+        scores: np.ndarray = self._session.run([OUTPUT], self.feeds(rows))[0]
+        return scores
+
+    def feeds(self, rows: Sequence[Instance]) -> Feeds:
+        """The input tensors: category object [n] ('' where missing), number float32 [n] (NaN where missing), timestamp int64 [n]
+        (epoch microseconds UTC), vector float32 [n, length].
+        """
+        return {given.name: self._feed(given, rows) for given in self._inputs}
+
+    def _feed(self, given: Input, rows: Sequence[Instance]) -> np.ndarray:
+        name = given.name
+        match given.kind:
+            case "category":
+                return np.array([row.payload.get(name, "") for row in rows], dtype=object)
+            case "number":
+                return _float32([row.payload.get(name, np.nan) for row in rows])
+            case "timestamp" if name == self._time_name:
+                return np.array([epoch_us(row.time) for row in rows], dtype=np.int64)
+            case "timestamp":
+                return np.array([row.payload[name] for row in rows], dtype=np.int64)
+            case "vector":
+                return _float32([row.payload[name] for row in rows])
+
+
+def open_model(data: bytes, signature: Signature, *, time_name: str, threads: int) -> Model:
+    """Check, load and warm a model. Blocks, for seconds with a large one.
+
+    Args:
+        data: the ONNX file's bytes, already known to have the version's digest.
+        signature: what the registry says the file takes.
+        time_name: the spec's event time, which stands beside an instance's payload.
+        threads: intra-op threads; 1 keeps a run on the calling thread.
+
+    Raises:
+        Invalid: the file breaks the rules of `shared.onnx_check`, does not fit its signature, cannot be loaded, or does not give
+            one finite score for each of the warm-up's rows.
+    """
+    check_model(data)
+    try:
+        session = ort.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Invalid(f"ONNX Runtime cannot load the model ({type(error).__name__}).") from error
+    _check_signature(session, signature)
+    for count in WARM_UP_ROWS:
+        _warm(session, signature, count)
+    began = time.perf_counter()
+    for _ in range(TIMED_RUNS):
+        _warm(session, signature, 1)
+    return Model(session, signature, time_name, (time.perf_counter() - began) / TIMED_RUNS)
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Spinning burns a core after each run; arena and pattern grow with each batch size seen, and outlive the session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _check_signature(session: ort.InferenceSession, signature: Signature) -> None:
+    found = {given.name: (given.type, len(given.shape), given.shape) for given in session.get_inputs()}
+    wanted = {given.name: given for given in signature.inputs}
+    if found.keys() != wanted.keys():
+        names = ", ".join(sorted(found.keys() ^ wanted.keys())[:5])
+        raise Invalid(f"The model's inputs are not those of its signature: {names}.")
+    for name, given in wanted.items():
+        element, rank, shape = found[name]
+        if element != _ELEMENT[given.kind] or rank != (2 if given.kind == "vector" else 1) or isinstance(shape[0], int):
+            raise Invalid(
+                f"The model's input {name} is {element} of rank {rank}, which is not a {given.kind} of any number of rows."
+            )
+        if given.kind == "vector" and shape[1] != given.length:
+            raise Invalid(f"The model's input {name} has length {shape[1]}; its signature says {given.length}.")
+    outputs = {given.name: given.type for given in session.get_outputs()}
+    if outputs.get(OUTPUT) != "tensor(float)":
+        raise Invalid(f"The model has no output {OUTPUT} of float32.")
+
+
+def _warm(session: ort.InferenceSession, signature: Signature, count: int) -> None:
+    try:
+        scores = session.run([OUTPUT], _synthetic(signature, count))[0]
+    except Exception as error:
+        raise Invalid(f"The model fails on {count} rows of the warm-up ({type(error).__name__}).") from error
+    if scores.dtype != np.float32 or scores.shape != (count,):
+        raise Invalid(f"The model gives {scores.dtype} {list(scores.shape)} for {count} rows, not float32 [{count}].")
+    if not np.isfinite(scores).all():
+        raise Invalid("The model gives scores that are not finite on rows of the warm-up.")
+    if signature.task == "binary" and not ((scores >= 0) & (scores <= 1)).all():
+        raise Invalid("The model of a binary task gives scores outside of 0 and 1.")
+
+
+def _synthetic(signature: Signature, count: int) -> Feeds:
+    """Rows that any model of the signature must score: missing and present values, unknown categories, ordinary times."""
+    rows = np.arange(count)
+    feeds: Feeds = {}
+    for given in signature.inputs:
+        match given.kind:
+            case "category":
+                feeds[given.name] = np.array(["" if row % 2 else f"relevo-{row}" for row in rows], dtype=object)
+            case "number":
+                feeds[given.name] = np.where(rows % 2, np.nan, rows).astype(np.float32)
+            case "timestamp":
+                feeds[given.name] = _SYNTHETIC_TIME_US + rows * _HOUR_US
+            case "vector":
+                feeds[given.name] = np.zeros((count, given.length), dtype=np.float32)
+    return feeds
+
+
+_HOUR_US = np.int64(3_600_000_000)
+_SYNTHETIC_TIME_US = np.int64(1_700_000_000_000_000)
+
+
+def _float32(values: list[Any]) -> np.ndarray:
+    """As the trainer casts them: what float32 cannot hold becomes infinite, which the graph clamps."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float64).astype(np.float32)

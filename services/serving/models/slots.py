@@ -1,0 +1,323 @@
+"""The versions this replica holds: leased by requests, loaded in threads, switched atomically as `policy` decides.
+
+A request reads the live slot once, under its lease; a switch in the next moment cannot touch it. All state is behind one lock
+that is held for moments only, never while something loads.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import structlog
+
+from services.serving import metrics
+from services.serving.errors import NotLoadable
+from services.serving.models.catalogue import Pipeline
+from services.serving.models.loader import Loaded
+from services.serving.models.policy import (
+    LOADED,
+    Activate,
+    Applied,
+    Drain,
+    Load,
+    SlotState,
+    SlotView,
+    Unload,
+    Wanted,
+    next_actions,
+)
+from shared.errors import RelevoError
+
+log = structlog.stdlib.get_logger(__name__)
+
+LOAD_THREADS = 2
+FIRST_RETRY_S, MAX_RETRY_S = 1.0, 60.0
+MAX_STEPS = 16
+
+Load_ = Callable[[Pipeline, int], Loaded]
+
+
+@dataclass(slots=True)
+class _Slot:
+    version: int
+    state: SlotState = SlotState.LOADING
+    loaded: Loaded | None = None
+    in_flight: int = 0
+    error: RelevoError | None = None
+    failures: int = 0
+    retry_at_s: float = 0.0
+    loading: "Future[None] | None" = None
+
+    def view(self) -> SlotView:
+        return SlotView(self.version, self.state, self.in_flight, self.retry_at_s)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The slots of one pipeline."""
+
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    applied: Applied | None = None
+    pinned: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
+    """Versions that callers name, least recently used first."""
+    waiting: list[tuple[int, "Future[None]"]] = field(default_factory=list)
+    """Who waits for a generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """A slot as shown to administrators."""
+
+    version: int
+    state: SlotState
+    in_flight: int
+    live: bool
+    pinned: bool
+    load_s: float | None
+    error: str | None
+
+
+class Lease:
+    """The right to use one loaded version until the block ends."""
+
+    __slots__ = ("_release", "_slot", "generation", "loaded", "pinned")
+
+    def __init__(
+        self, slot: _Slot, loaded: Loaded, generation: int, pinned: bool, release: Callable[[_Slot], None]
+    ) -> None:
+        self.loaded = loaded
+        self.generation = generation
+        """The deployment generation under which it answers; 0 when nothing is deployed."""
+        self.pinned = pinned
+        self._slot = slot
+        self._release = release
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release(self._slot)
+
+
+class ModelSlots:
+    """All slots of all pipelines."""
+
+    def __init__(self, load: Load_, *, pinned_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty.
+
+        Args:
+            load: loads one version, in a thread.
+            pinned_limit: most versions of a pipeline kept loaded because callers name them.
+            clock: monotonic seconds.
+        """
+        self._load = load
+        self._pinned_limit = pinned_limit
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._groups: dict[str, _Group] = {}
+        self._pool = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="model-load")
+        self.changed = threading.Event()
+        """Set when a load has ended: the policy has something to decide."""
+
+    def close(self) -> None:
+        """Let the loading threads end with what they are loading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # For requests
+
+    def lease_live(self, name: str) -> Lease | None:
+        """The version that answers; None when none does."""
+        with self._lock:
+            group = self._groups.get(name)
+            if group is None or group.applied is None:
+                return None
+            slot = group.slots[group.applied.live]
+            assert slot.loaded is not None
+            slot.in_flight += 1
+            return Lease(slot, slot.loaded, group.applied.generation, False, self._release)
+
+    def lease_pinned(self, name: str, number: int) -> Lease | None:
+        """A version by number, if it is loaded; it then stays loaded as one that callers name."""
+        with self._lock:
+            group = self._groups.setdefault(name, _Group())
+            lease = self._hold(group, number)
+            if lease is not None:
+                group.pinned[number] = None
+                group.pinned.move_to_end(number)
+                while len(group.pinned) > self._pinned_limit:
+                    group.pinned.popitem(last=False)
+            return lease
+
+    def hold(self, name: str, number: int) -> Lease | None:
+        """A version by number, if it is loaded; unloading waits until the lease ends."""
+        with self._lock:
+            return self._hold(self._groups.setdefault(name, _Group()), number)
+
+    def _hold(self, group: _Group, number: int) -> Lease | None:
+        slot = group.slots.get(number)
+        if slot is None or slot.loaded is None:
+            return None
+        if slot.state is SlotState.DRAINING:
+            slot.state = SlotState.READY
+        slot.in_flight += 1
+        return Lease(slot, slot.loaded, group.applied.generation if group.applied else 0, True, self._release)
+
+    def _release(self, slot: _Slot) -> None:
+        with self._lock:
+            slot.in_flight -= 1
+            if slot.in_flight == 0 and slot.state is SlotState.DRAINING:
+                self.changed.set()
+
+    # For whoever decides
+
+    def begin_load(self, pipeline: Pipeline, number: int, *, retry_now: bool = False) -> "Future[None]":
+        """Have a version loaded: done when it is, or at once when it was. Callers at the same time share one load.
+
+        The future fails as loading did (NotLoadable, Unavailable, NotFound). One that failed a moment ago fails at once, unless
+        `retry_now`.
+        """
+        with self._lock:
+            group = self._groups.setdefault(pipeline.name, _Group())
+            slot = group.slots.setdefault(number, _Slot(number))
+            if slot.loading is not None:
+                return slot.loading
+            if slot.state in LOADED:
+                return _done(None)
+            if slot.error is not None and not retry_now and slot.retry_at_s > self._clock():
+                return _done(slot.error)
+            slot.state = SlotState.LOADING
+            slot.loading = self._pool.submit(self._load_into, slot, pipeline)
+            return slot.loading
+
+    def _load_into(self, slot: _Slot, pipeline: Pipeline) -> None:
+        began = time.monotonic()
+        name, number = pipeline.name, slot.version
+        try:
+            loaded = self._load(pipeline, number)
+        except Exception as error:
+            known = error if isinstance(error, RelevoError) else _unforeseen(name, number, error)
+            with self._lock:
+                slot.state, slot.error, slot.loading = SlotState.FAILED, known, None
+                slot.retry_at_s = self._clock() + min(FIRST_RETRY_S * 2**slot.failures, MAX_RETRY_S)
+                slot.failures = min(slot.failures + 1, 10)
+            metrics.LOAD_FAILURES.labels(name).inc()
+            log.error("a model version could not be loaded", model=name, version=number, reason=known.detail)
+            raise known from error
+        else:
+            with self._lock:
+                slot.state, slot.loaded, slot.loading = SlotState.READY, loaded, None
+                slot.error, slot.failures = None, 0
+            metrics.LOAD_SECONDS.observe(time.monotonic() - began)
+            log.info("model version loaded", model=name, version=number, seconds=round(loaded.load_s, 3))
+        finally:
+            self.changed.set()
+
+    def advance(self, pipeline: Pipeline) -> None:
+        """Take the steps that the pipeline's pointer asks for now; what must be loaded is loaded in the background."""
+        pointer = pipeline.pointer
+        wanted = None if pointer is None else Wanted(pointer.generation, pointer.live, pointer.previous)
+        for _ in range(MAX_STEPS):
+            with self._lock:
+                group = self._groups.setdefault(pipeline.name, _Group())
+                views = [slot.view() for slot in group.slots.values()]
+                actions = next_actions(wanted, group.applied, views, pinned=group.pinned, now_s=self._clock())
+                for action in actions:
+                    match action:
+                        case Load(version):
+                            self.begin_load(pipeline, version)
+                        case Activate(version, generation):
+                            self._activate(pipeline, group, version, generation)
+                        case Drain(version):
+                            group.slots[version].state = SlotState.DRAINING
+                        case Unload(version):
+                            if group.slots.pop(version).loaded is not None:
+                                log.info("model version unloaded", model=pipeline.name, version=version)
+            if not actions:
+                return
+
+    def _activate(self, pipeline: Pipeline, group: _Group, version: int, generation: int) -> None:
+        slot = group.slots[version]
+        slot.state = SlotState.READY
+        before = group.applied
+        group.applied = Applied(generation, version)
+        name = pipeline.name
+        metrics.GENERATION.labels(name).set(generation)
+        metrics.LIVE_VERSION.labels(name).set(version)
+        metrics.TRAIN_LABEL_MEAN.labels(name).set(pipeline.version(version).train_label_mean)
+        metrics.TRAIN_END.labels(name).set(pipeline.version(version).train_end.timestamp())
+        if before is None or before.live != version:
+            metrics.SWAPS.labels(name).inc()
+        log.info(
+            "model version answers now",
+            model=name,
+            version=version,
+            generation=generation,
+            before=before and before.live,
+        )
+        due = [future for wanted, future in group.waiting if wanted <= generation]
+        group.waiting = [(wanted, future) for wanted, future in group.waiting if wanted > generation]
+        for future in due:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+
+    def applied(self, name: str) -> Applied | None:
+        """What answers for a pipeline on this replica."""
+        with self._lock:
+            group = self._groups.get(name)
+            return None if group is None else group.applied
+
+    def when_applied(self, name: str, generation: int) -> "Future[None]":
+        """Done when this replica has applied the generation or a later one."""
+        future: Future[None] = Future()
+        with self._lock:
+            group = self._groups.setdefault(name, _Group())
+            if group.applied is not None and group.applied.generation >= generation:
+                future.set_result(None)
+            else:
+                group.waiting.append((generation, future))
+        return future
+
+    def report(self, name: str) -> list[SlotReport]:
+        """All slots of a pipeline, by version."""
+        with self._lock:
+            group = self._groups.get(name) or _Group()
+            live = group.applied.live if group.applied else None
+            return [
+                SlotReport(
+                    version=slot.version,
+                    state=slot.state,
+                    in_flight=slot.in_flight,
+                    live=slot.version == live,
+                    pinned=slot.version in group.pinned,
+                    load_s=slot.loaded.load_s if slot.loaded else None,
+                    error=slot.error.detail if slot.error else None,
+                )
+                for slot in sorted(group.slots.values(), key=lambda slot: slot.version)
+            ]
+
+    def digests(self) -> set[str]:
+        """The artifacts of everything loaded."""
+        with self._lock:
+            return {slot.loaded.version.digest for slot in self._all() if slot.loaded is not None}
+
+    def _all(self) -> Iterable[_Slot]:
+        return [slot for group in self._groups.values() for slot in group.slots.values()]
+
+
+def _done(error: RelevoError | None) -> "Future[None]":
+    future: Future[None] = Future()
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+    return future
+
+
+def _unforeseen(name: str, number: int, error: Exception) -> NotLoadable:
+    return NotLoadable(f"Version {number} of {name} cannot be loaded ({type(error).__name__}); the log has more.")

@@ -1,0 +1,279 @@
+"""The segments of one process: appended by the event loop, synced by one thread, read and removed by the shipper.
+
+Stated loss: none when the process is killed (`write` has returned before the answer leaves), at most the sync interval when
+the machine loses power.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from services.serving.errors import LogFull, LogUnwritable
+from services.serving.prediction_log.folder import SEGMENTS
+from services.serving.prediction_log.frames import HEADER, MAGIC, frame, next_frame_bytes, read_frames
+
+log = structlog.stdlib.get_logger(__name__)
+
+SUFFIX = ".seg"
+DAMAGED_SUFFIX = ".damaged"
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file. `size` grows while it is written, `offset` while it is shipped."""
+
+    path: Path
+    number: int
+    size: int
+    """Bytes of complete frames, the magic line included; of a leftover: the file's size."""
+    offset: int = len(MAGIC)
+    sealed: bool = False
+    began_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records that were read and not yet marked as shipped, all of one segment."""
+
+    segment: Segment
+    payloads: list[bytes]
+    end: int
+
+
+class Spool:
+    """A bounded folder of segments. `append` is for one thread; everything may run beside it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit_bytes: int,
+        segment_bytes: int = 16 * 2**20,
+        segment_age_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the folder, which this process must hold. What an earlier process left there waits to be shipped.
+
+        Args:
+            folder: where the segments lie.
+            limit_bytes: most bytes that may wait to be shipped; above it `append` refuses.
+            segment_bytes: a segment that would grow beyond this is sealed and a new one begun.
+            segment_age_s: a segment older than this is sealed, so that it can be removed once it is shipped.
+            clock: monotonic seconds.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._segment_bytes = segment_bytes
+        self._segment_age_s = segment_age_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._segments = _leftovers(folder)
+        self._next_number = self._segments[-1].number + 1 if self._segments else 1
+        self._active: Segment | None = None
+        self._descriptor = -1
+        self._unsynced = False
+        self._folder_unsynced = False
+        self._to_close: list[int] = []
+        self.appended = threading.Event()
+        """Set by each append: wakes the shipper."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes not yet shipped."""
+        with self._lock:
+            return self._waiting()
+
+    def append(self, payload: bytes) -> None:
+        """Write one record; when this returns, killing the process does not lose it.
+
+        Raises:
+            LogFull: too much waits to be shipped.
+            LogUnwritable: the disk is full or broken. Nothing was appended.
+        """
+        data = frame(payload)
+        with self._lock:
+            if self._waiting() + len(data) > self._limit_bytes:
+                raise LogFull(
+                    "The prediction log is full: the registry has not taken it for too long. Try again later."
+                )
+            try:
+                self._write(self._segment_for(len(data)), data)
+            except OSError as error:
+                log.error("the prediction log cannot be written", error=str(error), folder=str(self._folder))
+                cause = (
+                    "its disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "its disk does not take it"
+                )
+                raise LogUnwritable(
+                    f"The prediction cannot be logged: {cause}. Nothing was answered; try again later."
+                ) from error
+        self.appended.set()
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut, and seal a segment that is old and shipped. Blocks on the disk.
+
+        Raises:
+            OSError: the disk refused; the segment is sealed, since what a failed fsync leaves in memory cannot be trusted.
+        """
+        with self._lock:
+            self._seal_if_old()
+            to_close, self._to_close = self._to_close, []
+            current = os.dup(self._descriptor) if self._unsynced and self._descriptor >= 0 else -1
+            folder_unsynced, self._folder_unsynced = self._folder_unsynced, False
+            self._unsynced = False
+        try:
+            if folder_unsynced:
+                _sync_folder(self._folder)
+            for descriptor in [*to_close, *([current] if current >= 0 else [])]:
+                os.fsync(descriptor)
+        except OSError:
+            with self._lock:
+                self._seal()
+            raise
+        finally:
+            for descriptor in [*to_close, *([current] if current >= 0 else [])]:
+                os.close(descriptor)
+
+    def next_batch(self, *, max_bytes: int, max_records: int) -> Batch | None:
+        """The oldest records not shipped yet; None when there are none."""
+        while (segment := self._first_waiting()) is not None:
+            payloads, end, damaged = _read(segment, max_bytes, max_records)
+            if payloads:
+                return Batch(segment, payloads, end)
+            self._give_up_rest(segment, damaged=damaged)
+        return None
+
+    def shipped(self, batch: Batch) -> None:
+        """Forget a batch that is stored elsewhere for good; a segment of which nothing is left is removed."""
+        with self._lock:
+            batch.segment.offset = batch.end
+            self._remove_if_done(batch.segment)
+
+    def close(self) -> None:
+        """Sync and close. Segments that still wait stay for the next process. Nothing may be appended afterwards."""
+        with self._lock:
+            self._seal()
+            self._limit_bytes = 0
+        self.sync()
+
+    def _waiting(self) -> int:
+        return sum(segment.size - segment.offset for segment in self._segments)
+
+    def _segment_for(self, size: int) -> Segment:
+        active = self._active
+        if active is not None and active.size > len(MAGIC) and active.size + size > self._segment_bytes:
+            self._seal()
+        self._seal_if_old()
+        return self._active or self._begin()
+
+    def _begin(self) -> Segment:
+        path = self._folder / f"{self._next_number:012d}{SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._next_number += 1
+        try:
+            _write_all(descriptor, MAGIC)
+        except OSError:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        self._descriptor, self._folder_unsynced = descriptor, True
+        self._active = Segment(path, self._next_number - 1, len(MAGIC), began_s=self._clock())
+        self._segments.append(self._active)
+        return self._active
+
+    def _write(self, segment: Segment, data: bytes) -> None:
+        try:
+            _write_all(self._descriptor, data)
+        except OSError:
+            try:
+                os.ftruncate(self._descriptor, segment.size)
+            except OSError:
+                self._seal()  # the torn frame stays behind the end that counts
+            raise
+        segment.size += len(data)
+        self._unsynced = True
+
+    def _seal(self) -> None:
+        if self._active is None:
+            return
+        segment, self._active = self._active, None
+        segment.sealed = True
+        self._to_close.append(self._descriptor)
+        self._descriptor = -1
+        self._remove_if_done(segment)
+
+    def _seal_if_old(self) -> None:
+        active = self._active
+        if active is not None and active.size > len(MAGIC) and self._clock() - active.began_s > self._segment_age_s:
+            self._seal()
+
+    def _first_waiting(self) -> Segment | None:
+        with self._lock:
+            self.appended.clear()
+            return next((segment for segment in self._segments if segment.offset < segment.size), None)
+
+    def _remove_if_done(self, segment: Segment) -> None:
+        if segment.sealed and segment.offset >= segment.size:
+            segment.path.unlink(missing_ok=True)
+            self._segments.remove(segment)
+
+    def _give_up_rest(self, segment: Segment, *, damaged: bool) -> None:
+        """End a segment of an earlier process at its last whole frame: what follows was torn while it was written."""
+        with self._lock:
+            if damaged:
+                segment.path.replace(segment.path.with_suffix(DAMAGED_SUFFIX))
+            log.warning(
+                "a log segment ends in bytes that are no record",
+                segment=segment.path.name, bytes=segment.size - segment.offset, kept_as_damaged=damaged,
+            )  # fmt: skip
+            segment.offset = segment.size
+            self._remove_if_done(segment)
+
+
+def _leftovers(folder: Path) -> list[Segment]:
+    found = []
+    for path in sorted(folder.glob(SEGMENTS)):
+        size = path.stat().st_size
+        if size <= len(MAGIC):
+            path.unlink()
+        else:
+            found.append(Segment(path, int(path.stem), size, sealed=True))
+    return found
+
+
+def _read(segment: Segment, max_bytes: int, max_records: int) -> tuple[list[bytes], int, bool]:
+    """Records at the segment's offset, where they end, and whether what follows is damage rather than a torn tail."""
+    with segment.path.open("rb", buffering=0) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return [], segment.offset, True
+        data = os.pread(file.fileno(), min(max_bytes, segment.size - segment.offset), segment.offset)
+        whole = next_frame_bytes(data)
+        if whole is not None and len(data) < whole <= segment.size - segment.offset:
+            data = os.pread(file.fileno(), whole, segment.offset)
+    frames = read_frames(data)
+    payloads = frames.payloads[:max_records]
+    end = segment.offset + sum(HEADER.size + len(payload) for payload in payloads)
+    return payloads, end, frames.damaged and any(data[frames.read_bytes :])
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """One write, so that the page cache has all of it or the caller hears of it."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were taken")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,255 @@
+"""The use case: which version is live. Compare-and-set on the generation, one history row a change, and nothing becomes live that
+this replica could not load and warm.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
+
+from services.serving import repository
+from services.serving.config import ServingSettings
+from services.serving.errors import GenerationMoved, NothingToRollBack, NotValidated
+from services.serving.models.follower import Follower
+from services.serving.models.slots import Lease, ModelSlots
+from services.serving.predict import finished
+from services.serving.schemas import PromoteRequest, ReleaseResponse, RollbackRequest
+from shared.errors import Invalid, NotFound, Unavailable
+from shared.registry.session import Sessions
+from shared.registry.states import VersionState
+from shared.registry.tables import Deployment, DeploymentChange, ModelVersion
+
+T = TypeVar("T")
+
+PROMOTE, ROLLBACK = "promote", "rollback"
+CHECK_VIOLATION = "23514"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The pointer after a change."""
+
+    live: int
+    generation: int
+    previous: int | None
+    changed: bool
+
+
+def rollback_target(history: Sequence[DeploymentChange]) -> uuid.UUID | None:
+    """The version that was live before the current one, rollbacks undone: after 1, 2, 3 and a rollback to 2, the next target is 1.
+
+    Args:
+        history: all changes, oldest first.
+    """
+    lived: list[uuid.UUID] = []
+    for change in history:
+        if change.action == ROLLBACK and change.version_id in lived:
+            while lived[-1] != change.version_id:
+                lived.pop()
+        elif not lived or lived[-1] != change.version_id:
+            lived.append(change.version_id)
+    return lived[-2] if len(lived) > 1 else None
+
+
+class Releases:
+    """Promotes and rolls back."""
+
+    def __init__(self, sessions: Sessions, slots: ModelSlots, follower: Follower, settings: ServingSettings) -> None:
+        self._sessions = sessions
+        self._slots = slots
+        self._follower = follower
+        self._settings = settings
+
+    async def promote(self, name: str, order: PromoteRequest, actor: str) -> ReleaseResponse:
+        """Make a version live.
+
+        Raises:
+            NotFound: no such pipeline or version.
+            GenerationMoved: the pointer is not where the caller saw it.
+            NotValidated: no verdict promotes the version, and no override was given.
+            NotLoadable: its artifact cannot serve.
+            Invalid: the validation named is not one that promotes this version.
+            Unavailable: loading takes too long, or the artifact store is away.
+        """
+
+        def change(session: Session) -> Released:
+            return promote(session, name, order, actor)
+
+        # Refused or done already: known before anything is loaded.
+        await self._in_transaction(lambda session: _dry(session, change))
+        return await self._release(name, order.version, change)
+
+    async def roll_back(self, name: str, order: RollbackRequest, actor: str) -> ReleaseResponse:
+        """Make the version live that was before.
+
+        Raises:
+            NothingToRollBack: no version was live before.
+            NotFound, GenerationMoved, NotLoadable, Unavailable: as for `promote`.
+        """
+
+        def change(session: Session) -> Released:
+            return roll_back(session, name, order, actor)
+
+        target = await self._in_transaction(lambda session: _dry(session, change))
+        return await self._release(name, target.live, change)
+
+    async def _release(self, name: str, version: int, change: Callable[[Session], Released]) -> ReleaseResponse:
+        with await self._loaded(name, version):
+            released = await self._in_transaction(change)
+            self._follower.wake()
+            applied = await self._applied(name, released)
+        return ReleaseResponse(
+            model=name,
+            live_version=released.live,
+            generation=released.generation,
+            previous_version=released.previous,
+            changed=released.changed,
+            applied=applied,
+        )
+
+    async def _loaded(self, name: str, version: int) -> Lease:
+        """A lease on the version: proof that it serves here, and a reason not to unload it before the switch."""
+        catalogue = await self._in_transaction(
+            lambda session: repository.read_catalogue(session, self._follower.catalogue)
+        )
+        pipeline = catalogue.pipelines.get(name)
+        if pipeline is None:
+            raise NotFound("There is no pipeline of that name.")
+        loading = self._slots.begin_load(pipeline, version, retry_now=True)
+        await finished(loading, self._settings.load_wait_s, f"Version {version}")
+        lease = self._slots.hold(name, version)
+        if lease is None:
+            raise Unavailable(f"Version {version} is not at hand; try again shortly.")
+        return lease
+
+    async def _applied(self, name: str, released: Released) -> bool:
+        try:
+            await finished(
+                self._slots.when_applied(name, released.generation), self._settings.apply_wait_s, "The change"
+            )
+        except Unavailable:
+            return False
+        return True
+
+    async def _in_transaction(self, act: Callable[[Session], T]) -> T:
+        def run() -> T:
+            with self._sessions.begin() as session:
+                return act(session)
+
+        return await asyncio.to_thread(run)
+
+
+def promote(session: Session, name: str, order: PromoteRequest, actor: str) -> Released:
+    """Move the pointer to a version, in the caller's transaction. Raises as `Releases.promote`."""
+    pipeline = repository.pipeline_id(session, name)
+    version = repository.find_version(session, pipeline, order.version)
+    current = repository.locked_pointer(session, pipeline)
+    if _took_effect(current, version.id, order.expected_generation):
+        assert current is not None
+        return _unchanged(session, current, version)
+    _expect(session, current, order.expected_generation)
+    verdict = repository.promoting_verdict(session, version, order.validation)
+    if verdict is None and order.validation is not None and order.override is None:
+        raise Invalid(
+            "The validation named does not promote this version.",
+            errors=[{"loc": ["body", "validation"], "msg": f"is no verdict that promotes version {version.number}"}],
+        )
+    if verdict is None and order.override is None:
+        raise NotValidated(_why_not(version))
+    change = DeploymentChange(
+        pipeline_id=pipeline,
+        generation=(current.generation if current else 0) + 1,
+        action=PROMOTE,
+        version_id=version.id,
+        previous_version_id=current.live_version_id if current else None,
+        actor=actor,
+        reason=order.reason,
+        validation_id=verdict.id if verdict else None,
+        override=None if order.override is None else f"{actor}: {order.override}",
+        effective_at=order.effective_at,
+    )
+    return _write(session, current, change, version)
+
+
+def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -> Released:
+    """Move the pointer to the version that was live before, in the caller's transaction. Raises as `Releases.roll_back`."""
+    pipeline = repository.pipeline_id(session, name)
+    current = repository.locked_pointer(session, pipeline)
+    _expect(session, current, order.expected_generation)
+    target = rollback_target(repository.all_changes(session, pipeline))
+    if current is None or target is None:
+        raise NothingToRollBack("No other version was live before; there is nothing to roll back to.")
+    version = session.get_one(ModelVersion, target)
+    verdict = repository.promoting_verdict(session, version, None)
+    change = DeploymentChange(
+        pipeline_id=pipeline,
+        generation=current.generation + 1,
+        action=ROLLBACK,
+        version_id=version.id,
+        previous_version_id=current.live_version_id,
+        actor=actor,
+        reason=order.reason,
+        validation_id=verdict.id if verdict else None,
+        # It was live before; what let it live then may be gone, and an emergency must not wait for a new verdict.
+        override=None if verdict else f"{actor}: roll back: {order.reason}",
+        effective_at=order.effective_at,
+    )
+    return _write(session, current, change, version)
+
+
+def _took_effect(current: Deployment | None, version: uuid.UUID, expected: int | None) -> bool:
+    """Whether the version is live already, and the pointer is where the caller saw it or one change on: his own, repeated."""
+    if current is None or current.live_version_id != version:
+        return False
+    return expected is None or expected in (current.generation, current.generation - 1)
+
+
+def _unchanged(session: Session, current: Deployment, version: ModelVersion) -> Released:
+    last = session.get(DeploymentChange, (current.pipeline_id, current.generation))
+    before = last.previous_version_id if last else None
+    return Released(version.number, current.generation, _number(session, before), changed=False)
+
+
+def _expect(session: Session, current: Deployment | None, expected: int | None) -> None:
+    generation = current.generation if current else 0
+    if expected is None or expected == generation:
+        return
+    live = f"version {_number(session, current.live_version_id)} is live" if current else "nothing is deployed"
+    raise GenerationMoved(
+        f"The deployment is at generation {generation}, not {expected}: {live}. Look again and decide anew.",
+        errors=[{"loc": ["body", "expected_generation"], "msg": f"the generation is {generation}"}],
+    )
+
+
+def _why_not(version: ModelVersion) -> str:
+    state = {
+        VersionState.REJECTED: f"Version {version.number} was rejected by its validation",
+        VersionState.HELD: f"Version {version.number} is held: its validation waits for approval",
+    }.get(VersionState(version.state), f"No verdict promotes version {version.number}")
+    return f"{state}. Validate it, or give `override` with the reason why it may live without."
+
+
+def _write(session: Session, current: Deployment | None, change: DeploymentChange, version: ModelVersion) -> Released:
+    before = change.previous_version_id
+    try:
+        repository.write_pointer(session, current, change)
+    except IntegrityError as error:
+        if getattr(error.orig, "sqlstate", None) == CHECK_VIOLATION:
+            raise NotValidated(_why_not(version)) from error
+        raise GenerationMoved("Another change of the deployment came first. Look again and decide anew.") from error
+    return Released(version.number, change.generation, _number(session, before), changed=True)
+
+
+def _number(session: Session, version: uuid.UUID | None) -> int | None:
+    return None if version is None else repository.version_numbers(session, [version])[version]
+
+
+def _dry(session: Session, change: Callable[[Session], Released]) -> Released:
+    """What the change would be, without it."""
+    released = change(session)
+    session.rollback()
+    return released

@@ -1,0 +1,287 @@
+"""All of serving's SQL: reading the registry, moving the deployment pointer, storing logged predictions."""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import Cursor
+from psycopg import sql as pg
+from psycopg.types.json import Jsonb
+from sqlalchemy import ARRAY, Select, Text, Uuid, any_, func, literal, or_, select, text
+from sqlmodel import Session, col
+
+from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Version
+from services.serving.prediction_log.record import PredictionRecord
+from services.serving.prediction_log.shipper import RecordRefused
+from shared.errors import NotFound
+from shared.labels import NewLabel
+from shared.registry import tables
+from shared.registry.session import Sessions, lock_for_ingest
+from shared.registry.states import Decision
+from shared.registry.tables import Deployment, DeploymentChange, Label, ModelVersion, SpecVersion, Validation
+
+LOG_COLUMNS = (
+    "request_id", "requested_at", "pipeline_id", "version_id", "version_number", "generation", "pinned", "keys", "event_times",
+    "available_ats", "instances", "scores", "latency_us", "api_key_id", "caller_request_id",
+)  # fmt: skip
+
+
+# The catalogue
+
+
+def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
+    """The registry as serving needs it. Only a version's state ever changes, so versions and specs are read whole once."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    before = {pipeline.id: pipeline for pipeline in known.pipelines.values()}
+    states: dict[uuid.UUID, dict[int, str]] = {}
+    for pipeline_id, number, state in session.execute(
+        select(col(ModelVersion.pipeline_id), col(ModelVersion.number), col(ModelVersion.state))
+    ):
+        states.setdefault(pipeline_id, {})[number] = state
+    pointers = _pointers(session)
+    pipelines = {}
+    for row in session.scalars(select(tables.Pipeline)):
+        old = before.get(row.id)
+        versions = _versions(session, row.id, states.get(row.id, {}), old.versions if old else {})
+        wanted = {row.spec_version, *(version.spec_version for version in versions.values())}
+        pipelines[row.name] = Pipeline(
+            id=row.id,
+            name=row.name,
+            spec_version=row.spec_version,
+            specs=_specs(session, row.id, wanted, old.specs if old else {}),
+            versions=versions,
+            pointer=pointers.get(row.id),
+        )
+    return Catalogue(pipelines)
+
+
+def _pointers(session: Session) -> dict[uuid.UUID, Pointer]:
+    live, previous = ModelVersion.__table__.alias("live"), ModelVersion.__table__.alias("previous")  # type: ignore[attr-defined]
+    change = DeploymentChange.__table__  # type: ignore[attr-defined]
+    rows = session.execute(
+        select(col(Deployment.pipeline_id), col(Deployment.generation), live.c.number, previous.c.number)
+        .join(live, live.c.id == Deployment.live_version_id)
+        .outerjoin(
+            change, (change.c.pipeline_id == Deployment.pipeline_id) & (change.c.generation == Deployment.generation)
+        )
+        .outerjoin(previous, previous.c.id == change.c.previous_version_id)
+    )
+    return {pipeline_id: Pointer(generation, number, before) for pipeline_id, generation, number, before in rows}
+
+
+def _versions(
+    session: Session, pipeline_id: uuid.UUID, states: Mapping[int, str], known: Mapping[int, Version]
+) -> dict[int, Version]:
+    stale = [number for number, state in states.items() if number not in known or known[number].state != state]
+    versions = {number: version for number, version in known.items() if number in states}
+    if stale:
+        query = select(ModelVersion).where(
+            col(ModelVersion.pipeline_id) == pipeline_id, col(ModelVersion.number).in_(stale)
+        )
+        versions |= {row.number: _version(row) for row in session.scalars(query)}
+    return versions
+
+
+def _version(row: ModelVersion) -> Version:
+    return Version(
+        id=row.id,
+        number=row.number,
+        state=row.state,
+        digest=row.digest,
+        signature=row.signature,
+        spec_version=row.spec_version,
+        train_end=row.train_end,
+        train_label_mean=row.train_label_mean,
+    )
+
+
+def _specs(
+    session: Session, pipeline_id: uuid.UUID, wanted: set[int], known: Mapping[int, Mapping[str, Any]]
+) -> dict[int, Mapping[str, Any]]:
+    specs = {number: spec for number, spec in known.items() if number in wanted}
+    if missing := wanted - specs.keys():
+        query = select(SpecVersion).where(
+            col(SpecVersion.pipeline_id) == pipeline_id, col(SpecVersion.number).in_(missing)
+        )
+        specs |= {row.number: row.spec for row in session.scalars(query)}
+    return specs
+
+
+# Releases
+
+
+def pipeline_id(session: Session, name: str) -> uuid.UUID:
+    """The id of a pipeline.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    found = session.scalar(select(col(tables.Pipeline.id)).where(col(tables.Pipeline.name) == name))
+    if found is None:
+        raise NotFound("There is no pipeline of that name.")
+    return found
+
+
+def find_version(session: Session, pipeline: uuid.UUID, number: int) -> ModelVersion:
+    """A version by number.
+
+    Raises:
+        NotFound: the pipeline has none of that number.
+    """
+    query = select(ModelVersion).where(col(ModelVersion.pipeline_id) == pipeline, col(ModelVersion.number) == number)
+    found = session.scalar(query)
+    if found is None:
+        raise NotFound(f"There is no version {number} of this pipeline.")
+    return found
+
+
+def locked_pointer(session: Session, pipeline: uuid.UUID) -> Deployment | None:
+    """The deployment row, held against other changes until the transaction ends; None before the first deployment."""
+    return session.get(Deployment, pipeline, with_for_update=True)
+
+
+def promoting_verdict(session: Session, version: ModelVersion, validation: uuid.UUID | None) -> Validation | None:
+    """The latest verdict that promotes the version, or the one named if it does."""
+    query = select(Validation).where(
+        col(Validation.candidate_id) == version.id,
+        col(Validation.pipeline_id) == version.pipeline_id,
+        col(Validation.decision) == Decision.PROMOTE,
+    )
+    if validation is not None:
+        query = query.where(col(Validation.id) == validation)
+    return session.scalar(query.order_by(col(Validation.id).desc()).limit(1))
+
+
+def write_pointer(session: Session, current: Deployment | None, change: DeploymentChange) -> None:
+    """Move the pointer and write the history row.
+
+    Raises:
+        IntegrityError: another change came first, or the database finds no verdict.
+    """
+    now = session.execute(select(func.now())).scalar_one()
+    pointer = current or Deployment(
+        pipeline_id=change.pipeline_id, generation=0, live_version_id=change.version_id, updated_at=now
+    )
+    pointer.generation, pointer.live_version_id = change.generation, change.version_id
+    pointer.override, pointer.updated_at = change.override, now
+    session.add(pointer)
+    session.flush()
+    session.add(change)
+    session.flush()
+
+
+def all_changes(session: Session, pipeline: uuid.UUID) -> Sequence[DeploymentChange]:
+    """The whole history, oldest first."""
+    query = select(DeploymentChange).where(col(DeploymentChange.pipeline_id) == pipeline)
+    return session.scalars(query.order_by(col(DeploymentChange.generation))).all()
+
+
+def version_numbers(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """The numbers of versions by id."""
+    query = select(ModelVersion).where(col(ModelVersion.id).in_(ids))
+    return {row.id: row.number for row in session.scalars(query)}
+
+
+def changes_query(pipeline: uuid.UUID, at: datetime | None) -> "Select[DeploymentChange]":
+    """History rows; with `at`, those that were in effect by then (in a replay: by the simulated time)."""
+    query = select(DeploymentChange).where(col(DeploymentChange.pipeline_id) == pipeline)
+    if at is not None:
+        query = query.where(func.coalesce(DeploymentChange.effective_at, DeploymentChange.created_at) <= at)
+    return query
+
+
+# Feedback
+
+About = tuple[str | None, uuid.UUID | None, int | None, str]
+"""What a label is about, and who says it: key, request id, row index, source."""
+
+
+def about(label: NewLabel) -> About:
+    """What a label is about, and who says it."""
+    request_id, row_index = label.prediction or (None, None)
+    return label.key, request_id, row_index, str(label.source)
+
+
+def last_labels(session: Session, pipeline: uuid.UUID, labels: Sequence[NewLabel]) -> dict[About, float]:
+    """What each source said last about what these labels are about."""
+    keys = {label.key for label in labels if label.key is not None}
+    requests = {label.prediction[0] for label in labels if label.prediction is not None}
+    if not keys and not requests:
+        return {}
+    by_key = col(Label.key) == any_(literal(sorted(keys), ARRAY(Text)))
+    by_request = col(Label.request_id) == any_(literal(sorted(requests), ARRAY(Uuid)))
+    query = select(Label).where(col(Label.pipeline_id) == pipeline, or_(by_key, by_request))
+    rows = session.scalars(query.order_by(col(Label.label_time), col(Label.content_digest)))
+    return {(row.key, row.request_id, row.row_index, row.source): row.label for row in rows}
+
+
+# The prediction log
+
+
+class PredictionStore:
+    """Stores logged predictions for good, each once however often it is given."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._months: set[tuple[int, int]] = set()
+
+    def __call__(self, records: Sequence[PredictionRecord]) -> None:
+        """One transaction: COPY into a temporary table, then insert what is not there yet.
+
+        Raises:
+            RecordRefused: the database will not take at least one of them.
+        """
+        self._ensure_partitions(records)
+        try:
+            with self._sessions.begin() as session:
+                lock_for_ingest(session)
+                driver = session.connection().connection.driver_connection
+                assert driver is not None
+                with driver.cursor() as cursor:
+                    _copy(cursor, records)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
+
+    def _ensure_partitions(self, records: Sequence[PredictionRecord]) -> None:
+        months = {(record.requested_at.year, record.requested_at.month): record.requested_at for record in records}
+        for month, moment in months.items():
+            if month not in self._months:
+                with self._sessions.begin() as session:
+                    session.execute(text("select ensure_prediction_partition(:moment)"), {"moment": moment})
+                self._months.add(month)
+
+
+def _copy(cursor: "Cursor[Any]", records: Sequence[PredictionRecord]) -> None:
+    columns = pg.SQL(", ").join(map(pg.Identifier, LOG_COLUMNS))
+    cursor.execute(
+        pg.SQL(
+            "create temporary table if not exists shipped on commit delete rows as select {} from prediction_requests with no data"
+        ).format(columns)
+    )
+    with cursor.copy(pg.SQL("copy shipped ({}) from stdin").format(columns)) as copy:
+        for record in records:
+            copy.write_row(
+                (
+                    record.request_id,
+                    record.requested_at,
+                    record.pipeline_id,
+                    record.version_id,
+                    record.version_number,
+                    record.generation,
+                    record.pinned,
+                    record.keys,
+                    record.event_times,
+                    record.available_ats,
+                    Jsonb(record.instances, dumps=orjson.dumps),
+                    record.scores,
+                    record.latency_us,
+                    record.api_key_id,
+                    record.caller_request_id,
+                )
+            )
+    cursor.execute(
+        pg.SQL("insert into prediction_requests ({0}) select {0} from shipped on conflict do nothing").format(columns)
+    )

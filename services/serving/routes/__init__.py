@@ -1,0 +1,1 @@
+"""The HTTP rim: each endpoint parses, calls one use case, returns."""

@@ -1,0 +1,113 @@
+"""/admin/models: what serves here, promote, roll back, and the story of it."""
+
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import AwareDatetime
+
+from services.serving import repository
+from services.serving.models.catalogue import Pipeline
+from services.serving.routes.state import Serving, ServingDep
+from services.serving.schemas import (
+    ChangeView,
+    LoadedVersion,
+    ModelList,
+    ModelView,
+    PromoteRequest,
+    ReleaseResponse,
+    RollbackRequest,
+)
+from shared.contracts.scopes import Scope
+from shared.registry.tables import DeploymentChange
+from shared.spec.types import Name
+from shared.web.auth import GuardedRouter, requires
+from shared.web.deps import PrincipalDep, SessionDep
+from shared.web.pagination import NumberPage, Page, newest_first, page_of
+
+router = GuardedRouter(prefix="/admin/models", tags=["admin"])
+
+
+@router.get("", dependencies=[requires(Scope.READ)])
+async def list_models(serving: ServingDep, caller: PrincipalDep) -> ModelList:
+    """All pipelines with what serves them, as this replica sees it."""
+    return ModelList(items=[_view(serving, pipeline) for pipeline in serving.follower.catalogue.visible(caller)])
+
+
+@router.get("/{p}", dependencies=[requires(Scope.READ)])
+async def get_model(p: Name, serving: ServingDep) -> ModelView:
+    """What serves one pipeline, as this replica sees it; answered from memory, also when the registry is away."""
+    return _view(serving, serving.follower.pipeline(p))
+
+
+@router.post("/{p}/promote", dependencies=[requires(Scope.DEPLOY)])
+async def promote(p: Name, order: PromoteRequest, serving: ServingDep, caller: PrincipalDep) -> ReleaseResponse:
+    """Make a version live. It is loaded and warmed here first, so that a broken artifact never becomes live."""
+    return await serving.releases.promote(p, order, caller.name)
+
+
+@router.post("/{p}/rollback", dependencies=[requires(Scope.DEPLOY)])
+async def roll_back(p: Name, order: RollbackRequest, serving: ServingDep, caller: PrincipalDep) -> ReleaseResponse:
+    """Make the version live that was before the current one; done again, the one before that."""
+    return await serving.releases.roll_back(p, order, caller.name)
+
+
+@router.get("/{p}/history", dependencies=[requires(Scope.READ)])
+def history(
+    p: Name,
+    page: NumberPage,
+    session: SessionDep,
+    at: Annotated[
+        AwareDatetime | None,
+        Query(description="Only changes in effect by then; the first one names what was live at that moment."),
+    ] = None,
+) -> Page[ChangeView]:
+    """All changes of the pointer, newest first: what, who, why, on which verdict."""
+    pipeline = repository.pipeline_id(session, p)
+    rows = session.scalars(
+        newest_first(repository.changes_query(pipeline, at), DeploymentChange.generation, page)
+    ).all()
+    ids = {row.version_id for row in rows} | {row.previous_version_id for row in rows if row.previous_version_id}
+    numbers = repository.version_numbers(session, ids)
+
+    def show(row: DeploymentChange) -> ChangeView:
+        return ChangeView(
+            generation=row.generation,
+            action=row.action,
+            version=numbers[row.version_id],
+            previous_version=numbers[row.previous_version_id] if row.previous_version_id else None,
+            actor=row.actor,
+            reason=row.reason,
+            validation=row.validation_id,
+            override=row.override,
+            effective_at=row.effective_at,
+            created_at=row.created_at,
+        )
+
+    return page_of(rows, page, cursor=lambda row: row.generation, show=show)
+
+
+def _view(serving: Serving, pipeline: Pipeline) -> ModelView:
+    pointer, applied = pipeline.pointer, serving.slots.applied(pipeline.name)
+    age_s = serving.follower.age_s
+    return ModelView(
+        model=pipeline.name,
+        task=pipeline.task,
+        live_version=pointer.live if pointer else None,
+        generation=pointer.generation if pointer else 0,
+        previous_version=pointer.previous if pointer else None,
+        applied_version=applied.live if applied else None,
+        applied_generation=applied.generation if applied else 0,
+        registry_age_s=None if age_s is None else round(age_s, 3),
+        loaded=[
+            LoadedVersion(
+                version=slot.version,
+                state=slot.state,
+                live=slot.live,
+                pinned=slot.pinned,
+                in_flight=slot.in_flight,
+                load_s=slot.load_s,
+                error=slot.error,
+            )
+            for slot in serving.slots.report(pipeline.name)
+        ],
+    )

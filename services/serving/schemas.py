@@ -1,0 +1,190 @@
+"""What serving's API takes and gives, as documented in OpenAPI."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.serving.models.policy import SlotState
+from shared.spec.types import Name, Text
+
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Generation = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# Predict
+
+
+class ModelPredictRequest(_Request):
+    """Rows to score with a model."""
+
+    instances: list[dict[str, Any]] = Field(
+        min_length=1,
+        description=(
+            "One object a row: the pipeline's key and time, its features, entity and columns by name; `available_at` in a replay. "
+            "Absent or null texts and numbers are missing values. Times are ISO 8601 with an offset, or epoch microseconds."
+        ),
+    )
+    version: Number | None = Field(
+        default=None,
+        description="Another version than the live one; needs the scope `predict:version`. Logged as pinned.",
+    )
+
+
+class PredictRequest(ModelPredictRequest):
+    """Rows to score."""
+
+    model: Name | None = Field(default=None, description="The pipeline. Not needed when exactly one is deployed.")
+
+
+class Prediction(BaseModel):
+    """One row's answer."""
+
+    prediction_id: str = Field(description="Send it back with the truth, to /feedback.", min_length=54, max_length=54)
+    key: str = Field(description="The instance's key.")
+    score: float = Field(description="binary: the probability of a 1; regression: the predicted value.")
+
+
+class PredictResponse(BaseModel):
+    """The answers, in the order of the instances, all of one version."""
+
+    model: str
+    model_version: int
+    predictions: list[Prediction]
+
+
+# Feedback
+
+
+class FeedbackItem(_Request):
+    """The truth about one prediction."""
+
+    prediction_id: str | None = Field(default=None, description="As /predict returned it; this or `key`.")
+    key: str | None = Field(
+        default=None, min_length=1, max_length=256, description="The example's key; this or `prediction_id`."
+    )
+    model: Name | None = Field(default=None, description="The pipeline; needed with `key` when there are several.")
+    label: float | bool = Field(description="binary: 0 or 1, or false or true; regression: any finite number.")
+    time: datetime | int | None = Field(
+        default=None,
+        description="When the truth became known: ISO 8601 with an offset, or epoch microseconds. Default: `available_at`.",
+    )
+    source: Literal["explicit", "implicit"] = Field(
+        default="explicit", description="Stated, or inferred from behaviour."
+    )
+    available_at: datetime | int | None = Field(
+        default=None, description="When you knew it, in a replay; never later than the receipt, which is the default."
+    )
+
+
+class FeedbackVerdict(BaseModel):
+    """What became of one item."""
+
+    index: int
+    status: Literal["accepted", "duplicate", "rejected"]
+    reason: str | None = Field(default=None, description="Why it was rejected, and what to do.")
+
+
+class FeedbackResponse(BaseModel):
+    """What became of each item, in order; a rejected item never stops the others."""
+
+    results: list[FeedbackVerdict]
+    accepted: int
+    duplicates: int
+    rejected: int
+
+
+# Admin
+
+
+class LoadedVersion(BaseModel):
+    """A version that this replica holds."""
+
+    version: int
+    state: SlotState
+    live: bool
+    pinned: bool = Field(description="Kept because requests name it.")
+    in_flight: int = Field(description="Requests it is answering now.")
+    load_s: float | None = Field(description="Time it took to fetch, check, load and warm it.")
+    error: str | None = Field(description="Why it could not be loaded; it is tried again.")
+
+
+class ModelView(BaseModel):
+    """One pipeline as this replica sees it."""
+
+    model: str
+    task: str
+    live_version: int | None = Field(description="The registry's pointer, as last read; null when nothing is deployed.")
+    generation: int = Field(description="The pointer's generation; 0 when nothing is deployed.")
+    previous_version: int | None = Field(description="What was live before.")
+    applied_version: int | None = Field(description="What answers on this replica.")
+    applied_generation: int
+    registry_age_s: float | None = Field(description="Time since the registry was last read; large when it is away.")
+    loaded: list[LoadedVersion]
+
+
+class ModelList(BaseModel):
+    """All pipelines the key may see."""
+
+    items: list[ModelView]
+
+
+class _Change(_Request):
+    expected_generation: Generation | None = Field(
+        default=None,
+        description="Change only if the pointer is still at this generation (0: nothing deployed yet); else 409.",
+    )
+    effective_at: datetime | None = Field(default=None, description="In a replay: the simulated moment of the change.")
+
+
+class PromoteRequest(_Change):
+    """Make a version live."""
+
+    version: Number
+    validation: UUID | None = Field(
+        default=None, description="The verdict it is released on; default: its latest that promotes it."
+    )
+    reason: Text = ""
+    override: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Why this version may live without a verdict that promotes it. Recorded with your key's name.",
+    )
+
+
+class RollbackRequest(_Change):
+    """Make the version live that was before."""
+
+    reason: Annotated[Text, Field(min_length=1)]
+
+
+class ReleaseResponse(BaseModel):
+    """The pointer after the change."""
+
+    model: str
+    live_version: int
+    generation: int
+    previous_version: int | None
+    changed: bool = Field(description="False when the version was live already, as after a repeated request.")
+    applied: bool = Field(
+        description="Whether this replica answers with it already; if not, it follows as soon as it can."
+    )
+
+
+class ChangeView(BaseModel):
+    """One change of the pointer."""
+
+    generation: int
+    action: str
+    version: int
+    previous_version: int | None
+    actor: str = Field(description="Name of the API key.")
+    reason: str
+    validation: UUID | None
+    override: str | None
+    effective_at: datetime | None = Field(description="In a replay: the simulated moment; else null.")
+    created_at: datetime
