@@ -6,6 +6,7 @@ generation; once another model serves, the candidate is judged again, a bounded 
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import structlog
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 MOST_REJUDGED = 3
 """Judged again more often than this, a candidate is held: something else keeps releasing."""
+
+REPLAY_GAP = timedelta(days=1)
 
 
 class Step(StrEnum):
@@ -70,6 +73,11 @@ def next_step(
     return Step.HOLD if approved or rejudged >= MOST_REJUDGED else Step.JUDGE_AGAIN
 
 
+def replayed_at(as_of: datetime, trained_at: datetime) -> datetime | None:
+    """The simulated moment of a release, when history is replayed: the model was trained as of a time long before it was."""
+    return as_of if trained_at - as_of > REPLAY_GAP else None
+
+
 def release(sessions: Sessions, serving: ServingClient, validation_id: uuid.UUID, *, webhook: bool) -> None:
     """Take the next step of one release; nothing happens when none is pending.
 
@@ -80,7 +88,7 @@ def release(sessions: Sessions, serving: ServingClient, validation_id: uuid.UUID
         if row is None or row.release_state != ReleaseState.PENDING:
             return
         production = Production.of(repository.deployment_of(session, row.pipeline_id))
-        pipeline, number = repository.release_target(session, row)
+        pipeline, version = repository.release_target(session, row)
     step = _next(row, production)
     if step is not Step.PROMOTE:
         _settle(sessions, validation_id, step, production)
@@ -88,19 +96,20 @@ def release(sessions: Sessions, serving: ServingClient, validation_id: uuid.UUID
     try:
         generation = serving.promote(
             pipeline,
-            number,
+            version.number,
             expected_generation=production.generation,
             validation_id=validation_id,
             reason=(row.sentence or "")[:1000],
+            effective_at=replayed_at(version.as_of, version.created_at),
         )
     except Unavailable as error:
-        log.warning("release waits for serving", pipeline=pipeline, version=number, reason=error.detail)
+        log.warning("release waits for serving", pipeline=pipeline, version=version.number, reason=error.detail)
         _note(sessions, validation_id, error.detail)
         return
     except Conflict as error:
-        _refused(sessions, validation_id, production, number, error.detail, webhook=webhook)
+        _refused(sessions, validation_id, production, version.number, error.detail, webhook=webhook)
         return
-    log.info("released", pipeline=pipeline, version=number, generation=generation)
+    log.info("released", pipeline=pipeline, version=version.number, generation=generation)
     _settle(sessions, validation_id, Step.DONE, Production(row.candidate_id, generation))
 
 

@@ -135,10 +135,9 @@ def locked_version(session: Session, version_id: uuid.UUID) -> ModelVersion:
     return session.get_one(ModelVersion, version_id, with_for_update=True, populate_existing=True)
 
 
-def release_target(session: Session, row: Validation) -> tuple[str, int]:
-    """The name of the pipeline and the number of the version that a validation would release."""
-    pipeline = session.get_one(Pipeline, row.pipeline_id)
-    return pipeline.name, session.get_one(ModelVersion, row.candidate_id).number
+def release_target(session: Session, row: Validation) -> tuple[str, ModelVersion]:
+    """The name of the pipeline, and the version that a validation would release."""
+    return session.get_one(Pipeline, row.pipeline_id).name, session.get_one(ModelVersion, row.candidate_id)
 
 
 def validation_of(session: Session, pipeline: str, validation_id: uuid.UUID) -> Numbered:

@@ -1,13 +1,14 @@
 """Serving's admin API as the validator uses it: promote a version, by compare-and-set."""
 
 import uuid
+from datetime import datetime
 
 import httpx
 
 from shared.errors import Conflict, Unavailable
 from shared.observability.context import request_id
 
-TIMEOUT = httpx.Timeout(30, connect=3)
+TIMEOUT = httpx.Timeout(60, connect=3)
 """A promotion waits until serving has loaded and warmed the version, which may take some seconds."""
 TRY_LATER = frozenset({401, 403, 408, 425, 429})
 """A wrong service key is the operator's to mend: the release waits for that, like for a server that is away."""
@@ -29,9 +30,19 @@ class ServingClient:
         self._http.close()
 
     def promote(
-        self, pipeline: str, version: int, *, expected_generation: int, validation_id: uuid.UUID, reason: str
+        self,
+        pipeline: str,
+        version: int,
+        *,
+        expected_generation: int,
+        validation_id: uuid.UUID,
+        reason: str,
+        effective_at: datetime | None,
     ) -> int:
         """Put a version into production if the deployment still has the generation expected (0: nothing deployed).
+
+        Args:
+            effective_at: in a replay, the simulated moment of the release.
 
         Returns:
             The new generation.
@@ -48,6 +59,7 @@ class ServingClient:
             "expected_generation": expected_generation,
             "validation": str(validation_id),
             "reason": reason,
+            "effective_at": effective_at.isoformat() if effective_at else None,
         }
         try:
             answer = self._http.post(f"/admin/models/{pipeline}/promote", json=body, headers=headers)
