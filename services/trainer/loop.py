@@ -25,6 +25,12 @@ class TrainingStopped(RelevoError):
     slug, title = "training-stopped", "Training stopped"
 
 
+class TrainingDiverged(RelevoError):
+    """The loss became NaN or infinite."""
+
+    slug, title = "training-diverged", "Training diverged"
+
+
 @dataclass(frozen=True)
 class Examples:
     """Rows as tensors: numbers float32 [n, d], ids int64 [n, k], labels float32 [n] (standardised for regression)."""
@@ -45,7 +51,7 @@ class Epoch:
     """One pass over the train rows. Losses are means per row: log loss, or squared error of standardised labels."""
 
     epoch: int
-    """Counted from 1."""
+    """Counted from 1; a refit counts on from the epochs before it."""
     train_loss: float
     valid_loss: float | None
     """None without held-out rows."""
@@ -74,7 +80,7 @@ def train_epochs(
 
     Raises:
         TrainingStopped: `should_stop` said so.
-        FloatingPointError: the loss became NaN or infinite.
+        TrainingDiverged: the loss became NaN or infinite.
     """
     generator = torch.Generator().manual_seed(spec.seed)
     optimizer = torch.optim.AdamW(_parameter_groups(network, spec.weight_decay), lr=spec.learning_rate)
@@ -93,7 +99,9 @@ def train_epochs(
             should_stop=should_stop,
         )
         if not math.isfinite(train_loss):
-            raise FloatingPointError("The training loss is not finite; lower training.learning_rate.")
+            raise TrainingDiverged(
+                f"The training loss became {train_loss} in epoch {number}; lower training.learning_rate."
+            )
         valid_loss = mean_loss(network, held_out, task) if len(held_out) else None
         is_best = valid_loss is None or valid_loss < best_loss
         if is_best:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from shared.spec import NetworkSpec
 
-ID_DROPOUT = 0.05
+ID_DROPOUT = 0.1
 """Share of ids replaced by 0 while training: it teaches row 0 of every embedding, which stands for the unseen."""
 _EMBEDDING_STD = 0.05
 

@@ -57,20 +57,22 @@ class NetworkSpec(_Part):
     """dcn only: number of cross layers beside the deep tower."""
     embedding: int = Field(default=8, ge=1, le=256)
     """Width of the embedding of each id (category, calendar part, cross); linear has a single weight for each."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
 class TrainingSpec(_Part):
     """Optimisation settings (AdamW)."""
 
-    epochs: int = Field(default=8, ge=1, le=1000)
-    batch_size: int = Field(default=4096, ge=1, le=1_000_000)
+    epochs: int = Field(default=6, ge=1, le=1000)
+    batch_size: int = Field(default=1024, ge=1, le=1_000_000)
     learning_rate: float = Field(default=0.002, gt=0, le=1)
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0, le=1)
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
     """The newest share of the train window held out for early stopping."""
     patience: int = Field(default=3, ge=1)
     """Epochs without improvement on the held-out slice before stopping."""
+    refit: bool = True
+    """Once the held-out slice has told how many epochs are enough, train anew on all rows, the newest too."""
     seed: int = Field(default=7, ge=0, lt=2**31)
 
 

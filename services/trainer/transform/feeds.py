@@ -75,6 +75,15 @@ def read_times(table: pa.Table) -> np.ndarray:
     return _timestamps("time", _column(table, "time"))
 
 
+def read_keys(table: pa.Table) -> np.ndarray:
+    """The column `key` as object [n] of str.
+
+    Raises:
+        Invalid: the column is missing or is not text.
+    """
+    return _cast("key", _column(table, "key"), pa.string()).to_numpy(zero_copy_only=False).astype(object)
+
+
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         raise Invalid(f"The training table has no column {name}; it has {', '.join(table.column_names)}.")
