@@ -36,3 +36,5 @@ QUEUE_OF: dict[TaskName, Queue] = {
 
 DEPLOYMENT_CHANNEL = "relevo_deployments"
 """PostgreSQL NOTIFY channel that serving listens on; a lost notification only delays the next poll."""
+OUTBOX_CHANNEL = "relevo_outbox"
+"""PostgreSQL NOTIFY channel that wakes the outbox dispatcher."""

@@ -17,7 +17,7 @@ from sqlalchemy.orm import QueryableAttribute
 Cursor = TypeVar("Cursor", uuid.UUID, int)
 Item = TypeVar("Item")
 Row = TypeVar("Row")
-Selected = TypeVar("Selected", bound=Select[Any])
+Selected = TypeVar("Selected", bound=Select[*tuple[Any, ...]])
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items on the page.")]
 

@@ -4,7 +4,6 @@ Revision: 0001.
 """
 
 import sqlalchemy as sa
-import sqlmodel
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
@@ -35,11 +34,11 @@ GUARDS = (
     """
     create view predictions as
     select r.pipeline_id, r.request_id, (u.position - 1)::int as row_index, r.seq, r.requested_at, r.version_id,
-           r.version_number, r.generation, r.pinned, u.key, u.event_time, u.available_at, u.score,
-           r.instances -> (u.position - 1)::int as instance
+           r.version_number, r.generation, r.pinned, u.key, u.event_time, u.available_at, u.score, u.instance
     from prediction_requests r
-    cross join lateral unnest(r.keys, r.event_times, r.available_ats, r.scores)
-        with ordinality as u(key, event_time, available_at, score, position)
+    cross join lateral rows from (unnest(r.keys), unnest(r.event_times), unnest(r.available_ats), unnest(r.scores),
+                                  jsonb_array_elements(r.instances))
+        with ordinality as u(key, event_time, available_at, score, instance, position)
     """,
     # No version goes live without a verdict that promotes it, unless the change says who overrides and why.
     """
@@ -71,6 +70,15 @@ GUARDS = (
     end $$
     """,
     "create trigger deployments_notify after insert or update on deployments for each row execute function notify_deployment()",
+    # One wake-up a statement for the dispatcher, which then reads the table; a lost one only delays it.
+    """
+    create function notify_outbox() returns trigger language plpgsql as $$
+    begin
+        perform pg_notify('relevo_outbox', '');
+        return null;
+    end $$
+    """,
+    "create trigger outbox_notify after insert on outbox for each statement execute function notify_outbox()",
     """
     create function refuse_change() returns trigger language plpgsql as $$
     begin
@@ -87,23 +95,23 @@ GUARDS = (
 def upgrade() -> None:
     op.create_table(
         "api_keys",
-        sa.Column("id", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("name", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("secret_hash", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("secret_hash", sa.String(), nullable=False),
         sa.Column("scopes", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("pipelines", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("created_by", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
         "idempotency_records",
-        sa.Column("key_id", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("route", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("idempotency_key", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("body_digest", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=False),
+        sa.Column("route", sa.String(), nullable=False),
+        sa.Column("idempotency_key", sa.String(), nullable=False),
+        sa.Column("body_digest", sa.String(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("body", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -112,7 +120,7 @@ def upgrade() -> None:
     op.create_table(
         "outbox",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
-        sa.Column("task", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("task", sa.String(), nullable=False),
         sa.Column("row_id", sa.Uuid(), nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -123,7 +131,7 @@ def upgrade() -> None:
     op.create_table(
         "pipelines",
         sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("name", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -145,7 +153,7 @@ def upgrade() -> None:
         sa.Column("instances", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("scores", postgresql.ARRAY(sa.Float()), nullable=False),
         sa.Column("latency_us", sa.Integer(), nullable=False),
-        sa.Column("api_key_id", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("api_key_id", sa.String(), nullable=False),
         sa.Column("caller_request_id", sa.Text(), nullable=False),
         sa.Column("logged_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("request_id", "requested_at"),
@@ -166,7 +174,7 @@ def upgrade() -> None:
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
-        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
         sa.Column("as_of", sa.DateTime(timezone=True), nullable=False),
         sa.Column("cycle_id", sa.Uuid(), nullable=True),
         sa.Column("event_watermark", sa.BigInteger(), nullable=True),
@@ -202,7 +210,7 @@ def upgrade() -> None:
         sa.Column("event_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("available_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("content_digest", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("content_digest", sa.String(), nullable=False),
         sa.Column("payload", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -224,9 +232,9 @@ def upgrade() -> None:
         sa.Column("label_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("available_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("source", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
         sa.Column("source_rank", sa.Integer(), nullable=False),
-        sa.Column("content_digest", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("content_digest", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["pipeline_id"],
             ["pipelines.id"],
@@ -272,7 +280,7 @@ def upgrade() -> None:
         "quarantine",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
-        sa.Column("kind", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -300,7 +308,7 @@ def upgrade() -> None:
         "spec_versions",
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("digest", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -325,7 +333,7 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.Uuid(), nullable=False),
         sa.Column("cycle_id", sa.Uuid(), nullable=True),
         sa.Column("spec_version", sa.Integer(), nullable=False),
-        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
         sa.Column("seed", sa.Integer(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -370,8 +378,8 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Uuid(), nullable=False),
         sa.Column("dataset_id", sa.Uuid(), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
-        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("digest", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("signature", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("metrics", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -428,7 +436,7 @@ def upgrade() -> None:
         sa.Column("baseline_id", sa.Uuid(), nullable=True),
         sa.Column("requested_baseline_id", sa.Uuid(), nullable=True),
         sa.Column("cycle_id", sa.Uuid(), nullable=True),
-        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
         sa.Column("decision", sa.Text(), nullable=True),
         sa.Column("sentence", sa.Text(), nullable=True),
         sa.Column("report", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -467,8 +475,8 @@ def upgrade() -> None:
         "alerts",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
-        sa.Column("kind", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("severity", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("severity", sa.String(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("validation_id", sa.Uuid(), nullable=True),
@@ -493,8 +501,8 @@ def upgrade() -> None:
         "cycles",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
-        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("trigger", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("trigger", sa.String(), nullable=False),
         sa.Column("as_of", sa.DateTime(timezone=True), nullable=False),
         sa.Column("slot", sa.DateTime(timezone=True), nullable=True),
         sa.Column("spec_version", sa.Integer(), nullable=False),
@@ -542,10 +550,10 @@ def upgrade() -> None:
         "deployment_history",
         sa.Column("pipeline_id", sa.Uuid(), nullable=False),
         sa.Column("generation", sa.BigInteger(), nullable=False),
-        sa.Column("action", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
         sa.Column("version_id", sa.Uuid(), nullable=False),
         sa.Column("previous_version_id", sa.Uuid(), nullable=True),
-        sa.Column("actor", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("validation_id", sa.Uuid(), nullable=True),
         sa.Column("override", sa.Text(), nullable=True),
@@ -593,9 +601,11 @@ def downgrade() -> None:
     op.execute("drop view predictions")
     op.execute("drop trigger deployments_notify on deployments")
     op.execute("drop trigger deployments_need_verdict on deployments")
+    op.execute("drop trigger outbox_notify on outbox")
     op.execute("drop trigger deployment_history_append_only on deployment_history")
     for function in (
         "notify_deployment()",
+        "notify_outbox()",
         "require_verdict()",
         "refuse_change()",
         "ensure_prediction_partition(timestamptz)",

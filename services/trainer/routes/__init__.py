@@ -1,0 +1,1 @@
+"""The trainer's routes, one file a resource."""

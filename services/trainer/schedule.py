@@ -1,0 +1,66 @@
+"""Cron schedules: which slot is due (pure), and the tick that starts its cycle. However many schedulers run, a slot starts once."""
+
+from datetime import datetime, timedelta
+
+import structlog
+from cronsim import CronSim
+from sqlmodel import Session
+
+from services.trainer import repository
+from services.trainer.cycles import start_cycle
+from services.trainer.metrics import SLOTS
+from shared.registry.session import Sessions
+
+log = structlog.get_logger(__name__)
+
+
+def due_slot(cron: str, *, after: datetime, now: datetime) -> datetime | None:
+    """The newest slot in (after, now]. Slots missed before it are caught up by it, once, and not one by one.
+
+    Args:
+        cron: five fields, UTC.
+        after: the last slot taken, or when the schedule was set.
+        now: the present moment.
+    """
+    # The iterator leaves its start out; from the next whole minute backwards, the first slot is the newest that is due.
+    newest: datetime = next(CronSim(cron, now.replace(second=0, microsecond=0) + timedelta(minutes=1), reverse=True))
+    return newest if newest > after else None
+
+
+def tick(sessions: Sessions) -> int:
+    """Start a cycle for every pipeline whose schedule is due. Each pipeline is a transaction of its own.
+
+    A slot waits while an earlier cycle of its pipeline is at work, and is then the one that catches up.
+
+    Returns:
+        How many cycles were started.
+    """
+    with sessions() as session:
+        names = repository.pipeline_names(session)
+    started = 0
+    for name in names:
+        with sessions.begin() as session:
+            started += _tick_pipeline(session, name)
+    return started
+
+
+def _tick_pipeline(session: Session, name: str) -> int:
+    pipeline = repository.pipeline_named(session, name)
+    spec = repository.spec_row(session, pipeline)
+    schedule = repository.schedule_of(session, pipeline.id)
+    cron = schedule.cron if schedule and schedule.cron else spec.spec.get("schedule")
+    if cron is None or (schedule is not None and schedule.paused):
+        return 0
+    now = repository.database_now(session)
+    set_at = max(spec.created_at, schedule.changed_at) if schedule else spec.created_at
+    last = repository.last_slot(session, pipeline.id)
+    slot = due_slot(cron, after=max(set_at, last) if last else set_at, now=now)
+    if slot is None or repository.has_open_cycle(session, pipeline.id):
+        return 0
+    if not repository.take_slot(session, pipeline.id, slot):
+        return 0
+    cycle = start_cycle(session, pipeline, as_of=slot, trigger="schedule", requested_by="schedule", slot=slot)
+    repository.note_slot_cycle(session, pipeline.id, slot, cycle.id)
+    SLOTS.inc()
+    log.info("schedule started a cycle", pipeline=name, slot=slot.isoformat(), cycle=str(cycle.id))
+    return 1

@@ -1,0 +1,92 @@
+"""The worker's side of a training run: claim it, keep its lease alive, and watch the process that trains.
+
+Training runs in a process of its own: it frees its (GPU) memory when it ends, a crash in native code costs the attempt and not the
+worker, and a lost lease or a cancellation can stop it at once. The process dies with its worker (`train_process`).
+"""
+
+import subprocess
+import sys
+import time
+import uuid
+
+import structlog
+
+from services.trainer.config import TrainerSettings
+from services.trainer.train_process import EXIT_RECORDED
+from shared.errors import LeaseLost
+from shared.jobs import lease as leases
+from shared.jobs.lease import Lease
+from shared.jobs.work import RUN
+from shared.observability.context import request_id
+from shared.observability.metrics import JOB_SECONDS, JOBS
+from shared.registry.session import Sessions
+from shared.registry.states import RunState
+from shared.registry.tables import Run
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 1.0
+STOP_S = 5.0
+"""How long a process that was asked to stop may take before it is killed."""
+
+
+def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID) -> None:
+    """Carry out one run, if it is to be had: train in a child process until it ends, is cancelled or loses its lease."""
+    lease = leases.claim(sessions, RUN, run_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+    if lease is None:
+        log.info("nothing to do: the run has ended or another worker has it")
+        return
+    began = time.monotonic()
+    with leases.heartbeat(sessions, lease):
+        outcome = _supervise(sessions, lease)
+    JOBS.labels(RUN.name, outcome).inc()
+    JOB_SECONDS.labels(RUN.name).observe(time.monotonic() - began)
+    log.info("run ended", outcome=outcome, attempt=lease.attempt)
+
+
+def _supervise(sessions: Sessions, lease: Lease) -> str:
+    command = [sys.executable, "-m", "services.trainer.train_process", str(lease.row_id), str(lease.fence)]
+    child = subprocess.Popen([*command, request_id.get()], stdin=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                status = child.wait(LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if lease.lost.is_set():
+                    return "lease-lost"
+                if _cancel_requested(sessions, lease):
+                    _stop(child)
+                    return _record_cancelled(sessions, lease)
+    finally:
+        _stop(child)
+    if status in (0, EXIT_RECORDED):
+        return "succeeded" if status == 0 else "recorded"
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    leases.give_back(sessions, lease, f"The training process {how}; see the trainer worker's log.")
+    return "crashed"
+
+
+def _cancel_requested(sessions: Sessions, lease: Lease) -> bool:
+    with sessions() as session:
+        run = session.get(Run, lease.row_id)
+        return run is not None and run.fence == lease.fence and run.cancel_requested
+
+
+def _record_cancelled(sessions: Sessions, lease: Lease) -> str:
+    try:
+        with leases.finish(sessions, lease, RunState.CANCELLED) as (_, run):
+            run.reason = "Cancelled on request."
+    except LeaseLost:
+        return "recorded"  # the process had finished the run just before it was stopped
+    return "cancelled"
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
