@@ -107,6 +107,10 @@ class KeyRing:
         reading = self._load()
         self._reading = (began, reading)
 
+    def resume(self, reading: Reading, age_s: float) -> None:
+        """Take up what an earlier process read `age_s` seconds ago, until the next good read. Call it before `start`."""
+        self._reading = (self._clock() - age_s, reading)
+
     def refreshed(self) -> "Future[None]":
         """Done after the next read that begins from now on (shared by all who ask; done at once when no thread reads)."""
         with self._lock:

@@ -136,6 +136,22 @@ def test_an_old_ring_fails_closed_except_for_predictions_and_feedback(scope: Sco
         ring.check(text, scope)
 
 
+def test_a_resumed_reading_is_as_old_as_it_is() -> None:
+    clock, text = Clock(), generate()
+    stored = _stored(text, Scope.PREDICT, Scope.DEPLOY, expires_at=AT + timedelta(hours=9))
+    ring = KeyRing(lambda: Reading(AT, {}), offline_age_s=600, clock=clock)
+    ring.resume(Reading(AT, {parse(text) or "": stored}), 500)
+    assert ring.check(text, Scope.PREDICT)
+    with pytest.raises(Unavailable):
+        ring.check(text, Scope.DEPLOY)
+    clock.now_s += 101
+    with pytest.raises(Unavailable):
+        ring.check(text, Scope.PREDICT)
+    ring.refresh()
+    with pytest.raises(Unauthenticated):
+        ring.check(text, Scope.PREDICT)
+
+
 def test_a_failing_loader_keeps_what_was_read() -> None:
     text = generate()
     answers = [Reading(AT, {parse(text) or "": _stored(text, Scope.READ)})]
