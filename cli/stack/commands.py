@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import psutil  # type: ignore[import-untyped]
 import typer
 from rich.console import Console
 
@@ -176,6 +177,7 @@ def _detached(home: Home, port_base: int, err: Console) -> Snapshot:
                     if seen.whole is Whole.READY or (ended and seen.error):
                         break
                 if ended:
+                    homes.prepare(home)  # on a full disk it could not even write why
                     said = "\n".join(last_lines(log, 15, since=began)) or f"It wrote nothing to {log}."
                     raise StackError(f"The supervisor ended with status {supervisor.returncode}:\n{said}")
                 time.sleep(LOOK_S)
@@ -195,28 +197,31 @@ def _interrupt(*_: object) -> None:
 
 
 def _stop(home: Home, err: Console) -> bool:
-    """Ask the supervisor to stop and wait for it; kill it when it does not. Whether there was one."""
+    """Ask the supervisor to stop and wait until it has ended; kill it when it does not. Whether there was one.
+
+    Raises:
+        StackError: it may not be signalled, or cannot be ended.
+    """
     pid = homes.holder(home) if home.root.exists() else None
     if pid is None:
         return False
-    with display.Progress(err) as progress:
-        for number, within_s in ((signal.SIGTERM, STOP_WITHIN_S), (signal.SIGKILL, 10.0)):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                raise StackError(
-                    f"The supervisor (pid {pid}) is another user's: run relevo down as that user."
-                ) from None
-            deadline = time.monotonic() + within_s
-            while time.monotonic() < deadline:
-                if homes.holder(home) != pid:
-                    return True
-                seen = snapshots.read(home)
-                if seen is not None and seen.supervisor == pid:
-                    progress.show(seen)
-                time.sleep(LOOK_S)
+    with display.Progress(err, known=snapshots.read(home)) as progress:
+        try:
+            supervisor = psutil.Process(pid)
+            for send, within_s in ((supervisor.terminate, STOP_WITHIN_S), (supervisor.kill, 10.0)):
+                send()
+                deadline = time.monotonic() + within_s
+                while time.monotonic() < deadline:
+                    seen = snapshots.read(home)
+                    if seen is not None and seen.supervisor == pid:
+                        progress.show(seen)
+                    if not strays.runs(supervisor):
+                        return True
+                    time.sleep(LOOK_S)
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:
+            raise StackError(f"The supervisor (pid {pid}) is another user's: run relevo down as that user.") from None
     raise StackError(f"The supervisor (pid {pid}) does not end, not even when killed.")
 
 

@@ -27,10 +27,11 @@ COLOURS = {
 class Progress:
     """Shows snapshots as they come: redrawn in place on a terminal; elsewhere one line when a part changes for good."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, known: Snapshot | None = None) -> None:
         self._console = console
         self._began = time.monotonic()
-        self._last: Snapshot | None = None
+        self._last = known
+        """Changes are told from here on."""
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Progress":
@@ -95,12 +96,17 @@ def uptime(part: Part, now: float) -> str:
 
 
 def addresses(console: Console, stack: Stack, home: str) -> None:
-    """Print where the services answer, and with which key."""
-    lines = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("serving", "data", "trainer", "validator"):
-        lines.add_row(f"[bold]{name}[/]", str(stack[name]), f"[dim]{stack[name]}/docs[/]")
-    lines.add_row("[bold]admin key[/]", stack["admin_key"], f"[dim]also in {escape(home)}/stack.json[/]")
-    console.print(lines, soft_wrap=True)
+    """Print where the services answer, and with which key. Never cut, however narrow the terminal: keys are copied."""
+    urls = {
+        "serving": stack["serving"],
+        "data": stack["data"],
+        "trainer": stack["trainer"],
+        "validator": stack["validator"],
+    }
+    for name, url in urls.items():
+        console.print(f"[bold]{name:<10}[/] {url}  [dim]{url}/docs[/]", soft_wrap=True, highlight=False)
+    key = f"[bold]{'admin key':<10}[/] {stack['admin_key']}  [dim]also in {escape(home)}/stack.json[/]"
+    console.print(key, soft_wrap=True, highlight=False)
 
 
 def is_up(seen: Snapshot | None) -> bool:

@@ -69,7 +69,10 @@ def run(
         except StackError as error:
             publish(replace(begun, whole=Whole.FAILED, error=str(error)))
             raise
-        return asyncio.run(supervise(home, parts, begun, publish, contact))
+        try:
+            return asyncio.run(supervise(home, parts, begun, publish, contact))
+        finally:
+            strays.end(strays.find(home))  # what a part started in a session of its own, and did not end itself
 
 
 def plan(

@@ -36,9 +36,9 @@ def end(strays: Iterable[psutil.Process]) -> None:
 
 
 def _left_after(strays: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    alive = [stray for stray in strays if _runs(stray)]
+    alive = [stray for stray in strays if runs(stray)]
     _, left = psutil.wait_procs(alive, timeout=seconds)
-    return [stray for stray in left if _runs(stray)]
+    return [stray for stray in left if runs(stray)]
 
 
 def _belongs(process: psutil.Process, home: Home) -> bool:
@@ -54,7 +54,8 @@ def _belongs(process: psutil.Process, home: Home) -> bool:
         return False  # gone, or another user's: not ours
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
+    """Whether it still runs; one that has ended, but that its parent has not yet asked about, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

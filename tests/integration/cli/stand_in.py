@@ -1,7 +1,7 @@
 """A small process that stands where a service would: python -m tests.integration.cli.stand_in PORT OPTIONS
 
 It answers /readyz on PORT: 200, or 503 while `--ready-file` names a file that is not there. `--deaf` ignores SIGTERM.
-`--child` starts a grandchild that would sleep on for an hour.
+`--child` starts a grandchild that would sleep on for an hour; `--runaway` one that leaves the process group as well.
 """
 
 import argparse
@@ -18,10 +18,13 @@ def main() -> None:
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--child", action="store_true")
+    parser.add_argument("--runaway", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.deaf else lambda *_: sys.exit(0))
     if options.child:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    if options.runaway:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

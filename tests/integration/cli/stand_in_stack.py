@@ -31,7 +31,7 @@ def parts(
         ),
         Child(
             Wanted("worker", needs=("serving",)),
-            (*stand_in, str(page), "--child"),
+            (*stand_in, str(page), "--child", "--runaway"),
             environment,
             not_ready=probes.http(f"http://127.0.0.1:{page}/readyz"),
         ),

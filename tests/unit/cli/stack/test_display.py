@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cli.stack import display, snapshot
 from cli.stack.decide import Phase, Whole
-from cli.stack.home import Home
+from cli.stack.home import Home, Stack
 from cli.stack.snapshot import Part, Snapshot
 
 SEEN = Snapshot(
@@ -67,3 +67,13 @@ def test_progress_in_a_pipe_is_a_line_for_each_change() -> None:
         progress.show(SEEN)
     said = [line.split(" s  ")[1] for line in out.getvalue().splitlines()]
     assert said == ["preparing PostgreSQL", "postgres: ready", "migrate: done", "serving: backoff (killed by signal 9)"]
+
+
+def test_addresses_and_the_key_are_never_cut() -> None:
+    out = io.StringIO()
+    key = "rlv_0123456789ab_" + "k" * 43
+    stack = Stack(serving="http://127.0.0.1:8000", data="http://127.0.0.1:8001", trainer="http://127.0.0.1:8002",
+                  validator="http://127.0.0.1:8003", admin_key=key, pids={})  # fmt: skip
+    display.addresses(Console(file=out, width=30), stack, "/srv/[relevo]")
+    assert f"admin key  {key}  also in /srv/[relevo]/stack.json\n" in out.getvalue()
+    assert "serving    http://127.0.0.1:8000  http://127.0.0.1:8000/docs\n" in out.getvalue()
