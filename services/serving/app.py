@@ -22,8 +22,10 @@ from services.serving.prediction_log.sync import Syncer
 from services.serving.releases import Releases
 from services.serving.routes import admin, feedback, predict
 from services.serving.routes.state import Serving
+from services.serving.saved_keys import SavedKeys
 from shared.artifacts import open_store
 from shared.config import CommonSettings
+from shared.keyring import KeyRing, read_from
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import make_sessions, open_engine
 from shared.web.app import make_app
@@ -45,6 +47,9 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
     store = open_store(common.artifacts_url)
     loader = Loader(store, settings.spool_dir / "artifacts", threads=settings.intra_op_threads)
     slots = ModelSlots(loader.load, pinned_limit=settings.pinned_versions)
+    keys = SavedKeys(read_from(sessions), settings.spool_dir / "keys.json")
+    ring = KeyRing(keys, offline_age_s=common.keys_max_age_s)
+    keys.resume(ring)
     ids = PredictionIds(common.prediction_secret.get_secret_value())
     drain = Drain(settings.drain_s)
 
@@ -113,5 +118,6 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         },
         helpful_checks={"postgres": lambda: follower_of().check_fresh(FRESH_S), "artifacts": store.ping},
         lifespan=life,
+        keys=ring,
     )
     return app

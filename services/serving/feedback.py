@@ -5,17 +5,16 @@ A prediction id carries its own proof, so feedback may arrive before the predict
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session
 
-from services.serving import repository
 from services.serving.models.catalogue import Pipeline
 from services.serving.schemas import FeedbackResponse, FeedbackVerdict
 from shared.errors import Invalid
-from shared.instances import CLOCK_SKEW, read_available_at, read_key, read_moment
+from shared.instances import read_available_at, read_key
 from shared.labels import LabelSource, NewLabel, insert_labels, label_problem
 from shared.prediction_ids import PredictionIds
 
@@ -33,15 +32,6 @@ class _Read:
 
     index: int
     label: NewLabel
-    timed: bool
-    """Whether the sender said when the truth became known."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The items of one pipeline."""
-
-    items: list[_Read] = field(default_factory=list)
 
 
 def take_feedback(
@@ -56,7 +46,7 @@ def take_feedback(
         received_at: when the items were received; what times default to.
     """
     verdicts: dict[int, FeedbackVerdict] = {}
-    batches: dict[uuid.UUID, _Batch] = {}
+    batches: dict[uuid.UUID, list[_Read]] = {}
     by_name = {pipeline.name: pipeline for pipeline in pipelines}
     for index, item in enumerate(items):
         try:
@@ -64,10 +54,10 @@ def take_feedback(
         except _Rejected as reason:
             verdicts[index] = FeedbackVerdict(index=index, status="rejected", reason=str(reason))
         else:
-            batches.setdefault(pipeline.id, _Batch()).items.append(read)
-    for pipeline_id, batch in batches.items():
-        for index, new in _store(session, pipeline_id, batch.items):
-            verdicts[index] = FeedbackVerdict(index=index, status="accepted" if new else "duplicate")
+            batches.setdefault(pipeline.id, []).append(read)
+    for pipeline_id, batch in sorted(batches.items()):
+        for read, new in zip(batch, insert_labels(session, pipeline_id, [read.label for read in batch]), strict=True):
+            verdicts[read.index] = FeedbackVerdict(index=read.index, status="accepted" if new else "duplicate")
     results = [verdicts[index] for index in range(len(items))]
     count = {
         status: sum(verdict.status == status for verdict in results) for status in ("accepted", "duplicate", "rejected")
@@ -75,23 +65,6 @@ def take_feedback(
     return FeedbackResponse(
         results=results, accepted=count["accepted"], duplicates=count["duplicate"], rejected=count["rejected"]
     )
-
-
-def _store(session: Session, pipeline_id: uuid.UUID, items: list[_Read]) -> list[tuple[int, bool]]:
-    """Whether each item is new. One without a time that says again what its source said last says nothing new."""
-    untimed = [item.label for item in items if not item.timed]
-    last = repository.last_labels(session, pipeline_id, untimed)
-    verdicts: list[tuple[int, bool]] = []
-    fresh: list[_Read] = []
-    for item in items:
-        about = repository.about(item.label)
-        if not item.timed and last.get(about) == item.label.label:
-            verdicts.append((item.index, False))
-            continue
-        last[about] = item.label.label
-        fresh.append(item)
-    news = insert_labels(session, pipeline_id, [item.label for item in fresh])
-    return verdicts + [(item.index, new) for item, new in zip(fresh, news, strict=True)]
 
 
 def _read(
@@ -111,7 +84,7 @@ def _read(
     if type(source) is not str or source not in SOURCES:
         raise _Rejected("source: must be explicit or implicit")
     available_at = _field(item, "available_at", received_at, lambda value: read_available_at(value, received_at))
-    known_at = _field(item, "time", available_at, lambda value: _past(read_moment(value), received_at))
+    known_at = _field(item, "time", available_at, lambda value: read_available_at(value, received_at))
     candidates = [pipelines[model]] if model is not None else list(pipelines.values())
     if prediction_id is None:
         pipeline, about = _by_key(candidates), {"key": _field(item, "key", None, read_key)}
@@ -121,11 +94,12 @@ def _read(
     label = NewLabel(
         label=_label(item.get("label"), pipeline.task),
         label_time=known_at,
-        available_at=available_at,
+        available_at=max(available_at, known_at),
         source=SOURCES[source],
+        timed=item.get("time") is not None or item.get("available_at") is not None,
         **about,
     )
-    return pipeline, _Read(index, label, timed=item.get("time") is not None)
+    return pipeline, _Read(index, label)
 
 
 def _field(item: Mapping[str, Any], name: str, default: Any, parse: Any) -> Any:
@@ -135,12 +109,6 @@ def _field(item: Mapping[str, Any], name: str, default: Any, parse: Any) -> Any:
         return parse(value)
     except ValueError as error:
         raise _Rejected(f"{name}: {error}") from None
-
-
-def _past(moment: datetime, received_at: datetime) -> datetime:
-    if moment - received_at > CLOCK_SKEW:
-        raise ValueError("lies in the future; send the truth once it is known")
-    return moment
 
 
 def _label(value: object, task: str) -> float:

@@ -10,18 +10,17 @@ import psycopg
 from psycopg import Cursor
 from psycopg import sql as pg
 from psycopg.types.json import Jsonb
-from sqlalchemy import ARRAY, Select, Text, Uuid, any_, func, literal, or_, select, text
+from sqlalchemy import Select, func, select, text
 from sqlmodel import Session, col
 
 from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Version
 from services.serving.prediction_log.record import PredictionRecord
 from services.serving.prediction_log.shipper import RecordRefused
 from shared.errors import NotFound
-from shared.labels import NewLabel
 from shared.registry import tables
 from shared.registry.session import Sessions, lock_for_ingest
 from shared.registry.states import Decision
-from shared.registry.tables import Deployment, DeploymentChange, Label, ModelVersion, SpecVersion, Validation
+from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, SpecVersion, Validation
 
 LOG_COLUMNS = (
     "request_id", "requested_at", "pipeline_id", "version_id", "version_number", "generation", "pinned", "keys", "event_times",
@@ -191,31 +190,6 @@ def changes_query(pipeline: uuid.UUID, at: datetime | None) -> "Select[Deploymen
     if at is not None:
         query = query.where(func.coalesce(DeploymentChange.effective_at, DeploymentChange.created_at) <= at)
     return query
-
-
-# Feedback
-
-About = tuple[str | None, uuid.UUID | None, int | None, str]
-"""What a label is about, and who says it: key, request id, row index, source."""
-
-
-def about(label: NewLabel) -> About:
-    """What a label is about, and who says it."""
-    request_id, row_index = label.prediction or (None, None)
-    return label.key, request_id, row_index, str(label.source)
-
-
-def last_labels(session: Session, pipeline: uuid.UUID, labels: Sequence[NewLabel]) -> dict[About, float]:
-    """What each source said last about what these labels are about."""
-    keys = {label.key for label in labels if label.key is not None}
-    requests = {label.prediction[0] for label in labels if label.prediction is not None}
-    if not keys and not requests:
-        return {}
-    by_key = col(Label.key) == any_(literal(sorted(keys), ARRAY(Text)))
-    by_request = col(Label.request_id) == any_(literal(sorted(requests), ARRAY(Uuid)))
-    query = select(Label).where(col(Label.pipeline_id) == pipeline, or_(by_key, by_request))
-    rows = session.scalars(query.order_by(col(Label.label_time), col(Label.content_digest)))
-    return {(row.key, row.request_id, row.row_index, row.source): row.label for row in rows}
 
 
 # The prediction log

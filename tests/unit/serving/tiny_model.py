@@ -48,7 +48,10 @@ def tiny_model(base: float, *, weight: float = 0.0) -> bytes:
     score = op.add(
         op.const(np.float32(base)),
         op.add(
-            op.mul(op.cast(op.equal(inputs["carrier"], op.const(np.array("AA"))), to=np.float32), op.const(np.float32(0.125))),
+            op.mul(
+                op.cast(op.equal(inputs["carrier"], op.const(np.array("AA"))), to=np.float32),
+                op.const(np.float32(0.125)),
+            ),
             op.mul(distance, op.const(np.float32(weight / 1000))),
         ),
     )

@@ -1,0 +1,179 @@
+"""The spool: nothing appended is lost or given twice, whatever is torn, full or left behind."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from services.serving.errors import LogFull, LogUnwritable
+from services.serving.prediction_log import spool as module
+from services.serving.prediction_log.folder import claim, claim_orphans
+from services.serving.prediction_log.frames import HEADER, MAGIC, frame
+from services.serving.prediction_log.spool import Spool
+
+
+def open_spool(folder: Path, **options: object) -> Spool:
+    return Spool(folder, **{"limit_bytes": 10_000, **options})  # type: ignore[arg-type]
+
+
+def drain(spool: Spool, *, max_bytes: int = 1 << 20, max_records: int = 100) -> list[bytes]:
+    """Ship everything."""
+    found: list[bytes] = []
+    while (batch := spool.next_batch(max_bytes=max_bytes, max_records=max_records)) is not None:
+        found += batch.payloads
+        spool.shipped(batch)
+    return found
+
+
+def segments(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.seg"))
+
+
+def test_records_come_out_in_order_across_segments_and_small_reads(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_bytes=64)
+    records = [f"record {number}".encode() for number in range(20)]
+    for record in records:
+        spool.append(record)
+    assert len(segments(tmp_path)) > 3
+    assert drain(spool, max_bytes=10, max_records=2) == records
+    assert spool.waiting_bytes == 0
+    assert len(segments(tmp_path)) == 1, "only the open segment is left"
+
+
+def test_a_batch_that_was_not_marked_is_given_again(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+    first = spool.next_batch(max_bytes=100, max_records=10)
+    again = spool.next_batch(max_bytes=100, max_records=10)
+    assert first is not None
+    assert again is not None
+    assert first.payloads == again.payloads == [b"one"]
+
+
+def test_leftovers_of_a_killed_process_are_shipped_and_its_torn_tail_is_not(tmp_path: Path) -> None:
+    killed = open_spool(tmp_path)
+    killed.append(b"one")
+    killed.append(b"two")
+    (path,) = tmp_path.glob("*.seg")
+    with path.open("ab") as file:
+        file.write(frame(b"three")[:-2])
+    spool = open_spool(tmp_path)
+    spool.append(b"four")
+    assert drain(spool) == [b"one", b"two", b"four"]
+    assert segments(tmp_path) == ["000000000002.seg"]
+
+
+def test_a_damaged_segment_is_kept_for_a_look(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.seg").write_bytes(MAGIC + frame(b"one") + b"\xff" * 40)
+    spool = open_spool(tmp_path)
+    assert drain(spool) == [b"one"]
+    assert segments(tmp_path) == []
+    assert (tmp_path / "000000000001.damaged").exists()
+
+
+def test_a_file_that_is_no_segment_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.seg").write_bytes(b"something else entirely")
+    (tmp_path / "000000000002.seg").write_bytes(MAGIC[:3])
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+    assert drain(spool) == [b"one"]
+
+
+def test_more_than_the_limit_is_refused_until_something_is_shipped(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, limit_bytes=3 * (HEADER.size + 10))
+    for _ in range(3):
+        spool.append(b"0123456789")
+    with pytest.raises(LogFull):
+        spool.append(b"0123456789")
+    drain(spool)
+    spool.append(b"0123456789")
+
+
+@pytest.mark.parametrize("taken", [0, 5], ids=["refused", "taken in part"])
+def test_a_full_disk_refuses_the_record_and_leaves_the_others_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if taken:
+            return write(descriptor, data[:taken])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", full)
+        with pytest.raises(LogUnwritable, match="disk is full"):
+            spool.append(b"two")
+    spool.append(b"three")
+    assert drain(spool) == [b"one", b"three"]
+    assert drain(open_spool(tmp_path)) == [b"one", b"three"], "a restart reads the same"
+
+
+def test_a_disk_that_cannot_even_be_cut_back_gets_a_new_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", broken)
+        patch.setattr(module.os, "ftruncate", broken)
+        with pytest.raises(LogUnwritable):
+            spool.append(b"two")
+    spool.append(b"three")
+    assert len(segments(tmp_path)) == 2
+    assert drain(spool) == [b"one", b"three"]
+
+
+def test_a_failed_sync_ends_the_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            spool.sync()
+    spool.append(b"two")
+    spool.sync()
+    assert len(segments(tmp_path)) == 2
+    assert drain(spool) == [b"one", b"two"]
+
+
+def test_an_old_segment_is_removed_once_it_is_shipped(tmp_path: Path) -> None:
+    now_s = 0.0
+    spool = open_spool(tmp_path, segment_age_s=60, clock=lambda: now_s)
+    spool.append(b"one")
+    drain(spool)
+    assert len(segments(tmp_path)) == 1
+    now_s = 61.0
+    spool.sync()
+    assert segments(tmp_path) == []
+
+
+def test_closing_keeps_what_waits_and_refuses_more(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(b"one")
+    spool.close()
+    with pytest.raises(LogFull):
+        spool.append(b"two")
+    assert drain(open_spool(tmp_path)) == [b"one"]
+
+
+def test_each_process_has_a_folder_and_orphans_are_found(tmp_path: Path) -> None:
+    first, second = claim(tmp_path), claim(tmp_path)
+    assert [first.path.name, second.path.name] == ["replica-0", "replica-1"]
+    open_spool(second.path).append(b"left behind")
+    assert list(claim_orphans(tmp_path)) == [], "its process is alive"
+    second.release()
+    assert [folder.path.name for folder in claim_orphans(tmp_path)] == ["replica-1"]
+    with claim(tmp_path) as third:
+        assert third.path.name == "replica-1"
