@@ -15,13 +15,13 @@ FastAPI reads and parses the body before it solves dependencies, so the declarat
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response, Security
-from fastapi import Depends as _Depends
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.routing import APIRoute, iter_route_contexts
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.base import SecurityBase
 from starlette.routing import BaseRoute, Mount
 
 from shared.contracts.scopes import Scope
@@ -37,10 +37,6 @@ PIPELINE_PARAMETERS = ("p", "pipeline")
 NEW_KEY_WAIT_S = 2.0
 
 Headers = Iterable[tuple[bytes, bytes]]
-
-_bearer = HTTPBearer(
-    scheme_name="ApiKey", bearerFormat="rlv_<id>_<secret>", description="`relevo keys create`", auto_error=False
-)
 
 
 def authenticate(headers: Headers, ring: KeyRing, scope: Scope) -> Principal:
@@ -81,17 +77,18 @@ def bearer_key(headers: Headers) -> str:
     return text.strip().decode("latin-1")
 
 
-class Requirement:
-    """The declaration that a route needs a scope. As a dependency it gives the principal that the guard found."""
+class Requirement(SecurityBase):
+    """The declaration that a route needs a scope; in OpenAPI, the bearer scheme. As a dependency it gives the principal."""
+
+    model = HTTPBearerModel(bearerFormat="rlv_<id>_<secret>", description="An API key; `relevo keys` makes them.")
+    scheme_name = "ApiKey"
 
     def __init__(self, scope: Scope, *, upload: bool) -> None:
         self.scope = scope
         self.upload = upload
 
-    async def __call__(
-        self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
-    ) -> Principal:
-        """Return the caller; the check itself is long done."""
+    async def __call__(self, request: Request) -> Principal:
+        """Return the caller; the guard checked it long before."""
         return principal(request)
 
 
@@ -101,7 +98,7 @@ def requires(scope: Scope, *, upload: bool = False) -> Any:
     Args:
         upload: allow bodies up to `RELEVO_UPLOAD_LIMIT_BYTES` instead of `RELEVO_BODY_LIMIT_BYTES`.
     """
-    return _Depends(Requirement(scope, upload=upload))
+    return Depends(Requirement(scope, upload=upload))
 
 
 def principal(request: Request) -> Principal:
@@ -167,7 +164,10 @@ def assert_guarded(app: FastAPI) -> None:
     Raises:
         RuntimeError: names every such route.
     """
-    if open_routes := sorted(_open_routes(app.routes, "")):
+    open_routes = sorted(_open_routes(app.routes, ""))
+    # FastAPI keeps what `app.frontend()` serves apart from `app.routes`.
+    open_routes += ["a frontend folder" for _ in app.router._iter_low_priority_routes()]
+    if open_routes:
         raise RuntimeError(
             f"routes without an auth declaration: {', '.join(open_routes)}; "
             "add dependencies=[requires(Scope....)] to each, on a GuardedRouter"

@@ -1,5 +1,6 @@
 """Who is let in, what is read before that, and what refuses to start."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -177,6 +178,13 @@ def test_an_opaque_mount_is_refused(keys: Keys) -> None:
     app = build(keys)
     app.mount("/opaque", anything)
     with pytest.raises(RuntimeError, match="/opaque"):
+        assert_guarded(app)
+
+
+def test_a_frontend_folder_is_refused(keys: Keys, tmp_path: Path) -> None:
+    app = build(keys)
+    app.frontend("/ui", directory=tmp_path, check_dir=False)
+    with pytest.raises(RuntimeError, match="frontend folder"):
         assert_guarded(app)
 
 
