@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import Session, col
+from sqlalchemy import text
+from sqlmodel import Session
 
 from shared.registry.session import lock_for_ingest
-from shared.registry.tables import Label
 
 
 class LabelSource(StrEnum):
@@ -28,8 +27,8 @@ class LabelSource(StrEnum):
 
 
 RANK = {LabelSource.EXPLICIT: 30, LabelSource.EVENT: 20, LabelSource.IMPLICIT: 10}
-CHUNK_ROWS = 5000
-"""Rows a statement; PostgreSQL takes at most 65,535 parameters in one."""
+CHUNK_ROWS = 20_000
+"""Rows a statement."""
 EFFECTIVE_ORDER = "source_rank desc, label_time desc, content_digest desc"
 """SQL order in which the first label of an example is its effective one."""
 
@@ -45,6 +44,14 @@ class NewLabel:
     key: str | None = None
     prediction: tuple[uuid.UUID, int] | None = None
     """Request id and row index of a verified prediction id."""
+    timed: bool = True
+    """Whether the sender said since when it is known. If not, repeating the last word of the same source is a duplicate, so
+    that a request may be sent again."""
+
+    @property
+    def about(self) -> tuple[object, ...]:
+        """Which example it is about, and which kind of source says so."""
+        return (self.key, self.source) if self.prediction is None else (*self.prediction, self.source)
 
     @property
     def content_digest(self) -> str:
@@ -74,36 +81,71 @@ def insert_labels(session: Session, pipeline_id: uuid.UUID, labels: Sequence[New
     if not labels:
         return []
     lock_for_ingest(session)
-    rows: dict[str, dict[str, Any]] = {}
+    last = _last_words(session, pipeline_id, [label for label in labels if not label.timed])
+    rows: dict[str, NewLabel] = {}
     for label in labels:
-        request_id, row_index = label.prediction or (None, None)
-        rows.setdefault(
-            label.content_digest,
-            {
-                "pipeline_id": pipeline_id,
-                "key": label.key,
-                "request_id": request_id,
-                "row_index": row_index,
-                "label": float(label.label),
-                "label_time": label.label_time,
-                "available_at": label.available_at,
-                "source": label.source,
-                "source_rank": RANK[label.source],
-                "content_digest": label.content_digest,
-            },
-        )
-    values = list(rows.values())
+        if label.timed or last.get(label.about) != label.label:
+            rows.setdefault(label.content_digest, label)
+    # Everyone inserts in the same order: two writers of the same labels wait for each other, and never in a circle.
+    digests = sorted(rows)
     new: set[str] = set()
-    for start in range(0, len(values), CHUNK_ROWS):
-        statement = (
-            insert(Label)
-            .values(values[start : start + CHUNK_ROWS])
-            .on_conflict_do_nothing(constraint="labels_pipeline_content")
-            .returning(col(Label.content_digest))
-        )
-        new |= set(session.scalars(statement))
+    for start in range(0, len(digests), CHUNK_ROWS):
+        some = digests[start : start + CHUNK_ROWS]
+        new |= set(session.scalars(_INSERT, _columns(pipeline_id, some, [rows[digest] for digest in some])))
     verdicts = []
     for label in labels:
         verdicts.append(label.content_digest in new)
         new.discard(label.content_digest)
     return verdicts
+
+
+def _columns(pipeline_id: uuid.UUID, digests: list[str], labels: list[NewLabel]) -> dict[str, Any]:
+    return {
+        "pipeline_id": pipeline_id,
+        "keys": [label.key for label in labels],
+        "request_ids": [label.prediction and label.prediction[0] for label in labels],
+        "row_indexes": [label.prediction and label.prediction[1] for label in labels],
+        "labels": [float(label.label) for label in labels],
+        "label_times": [label.label_time for label in labels],
+        "available_ats": [label.available_at for label in labels],
+        "sources": [str(label.source) for label in labels],
+        "source_ranks": [RANK[label.source] for label in labels],
+        "digests": digests,
+    }
+
+
+def _last_words(
+    session: Session, pipeline_id: uuid.UUID, labels: Sequence[NewLabel]
+) -> dict[tuple[object, ...], float]:
+    """The latest stored label of each source about what these labels are about."""
+    last: dict[tuple[object, ...], float] = {}
+    if keys := sorted({label.key for label in labels if label.key is not None}):
+        for key, source, label in session.execute(_LAST_BY_KEY, {"pipeline_id": pipeline_id, "keys": keys}):
+            last[key, source] = label
+    if requests := list({label.prediction[0] for label in labels if label.prediction is not None}):
+        found = session.execute(_LAST_BY_PREDICTION, {"pipeline_id": pipeline_id, "request_ids": requests})
+        for request_id, row_index, source, label in found:
+            last[request_id, row_index, source] = label
+    return last
+
+
+_INSERT = text("""
+    insert into labels (pipeline_id, key, request_id, row_index, label, label_time, available_at, source, source_rank,
+                        content_digest)
+    select :pipeline_id, r.* from unnest(
+        cast(:keys as text[]), cast(:request_ids as uuid[]), cast(:row_indexes as int[]), cast(:labels as float8[]),
+        cast(:label_times as timestamptz[]), cast(:available_ats as timestamptz[]), cast(:sources as text[]),
+        cast(:source_ranks as int[]), cast(:digests as text[])) as r
+    on conflict on constraint labels_pipeline_content do nothing
+    returning content_digest
+""")
+_LAST_BY_KEY = text("""
+    select distinct on (key, source) key, source, label from labels
+    where pipeline_id = :pipeline_id and key = any(:keys)
+    order by key, source, label_time desc, content_digest desc
+""")
+_LAST_BY_PREDICTION = text("""
+    select distinct on (request_id, row_index, source) request_id, row_index, source, label from labels
+    where pipeline_id = :pipeline_id and request_id = any(:request_ids)
+    order by request_id, row_index, source, label_time desc, content_digest desc
+""")

@@ -51,9 +51,9 @@ class Event(SQLModel, table=True):
     """When it was known in the world; never later than `received_at`."""
     received_at: datetime = created_field()
     content_digest: str
-    """sha256 hex of the payload's canonical JSON: the same key with another digest is a conflict."""
+    """sha256 hex of event time and the payload's canonical JSON: the same key with another digest is a conflict."""
     payload: dict[str, Any] = json_field()
-    """The raw features, entity and columns by name (no key, time or label); absent means missing."""
+    """The raw features, entity and columns by name (no key, time or label), as `shared.instances` has them."""
     spec_version: int
 
 

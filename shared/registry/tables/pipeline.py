@@ -4,9 +4,10 @@ import uuid
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import JSON
 from sqlmodel import Field, SQLModel
 
-from shared.registry.tables.columns import created_field, id_field, json_field, text_field
+from shared.registry.tables.columns import created_field, id_field, text_field
 
 
 class Pipeline(SQLModel, table=True):
@@ -30,7 +31,8 @@ class SpecVersion(SQLModel, table=True):
     number: int = Field(primary_key=True)
     digest: str
     """sha256 hex of the canonical JSON (`shared.spec.spec_digest`)."""
-    spec: dict[str, Any] = json_field()
+    spec: dict[str, Any] = Field(sa_type=JSON, sa_column_kwargs={"nullable": False})
+    """As applied; of type json, not jsonb, so that features keep their order."""
     created_by: str = text_field(default="")
     """Name of the API key that applied it."""
     created_at: datetime = created_field()

@@ -1,0 +1,188 @@
+"""All SQL of the data service but the bulk reads of a dataset build (`source.py`)."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlmodel import Session, col
+
+from services.data.rows import Event
+from shared.errors import NotFound
+from shared.jobs.lease import nudge
+from shared.jobs.work import DATASET
+from shared.keys import no_such_pipeline
+from shared.registry.tables import Dataset, Pipeline, QuarantinedRow, SpecVersion
+from shared.web.pagination import PageRequest, newest_first
+
+
+def database_now(session: Session) -> datetime:
+    """The transaction's time by the database's clock."""
+    return session.scalars(select(func.now())).one()
+
+
+# Pipelines and their specs
+
+
+def find_pipeline(session: Session, name: str, *, lock: bool = False) -> Pipeline | None:
+    """The pipeline of that name; with `lock`, nobody else can change it or number a row of it until the transaction ends."""
+    query = select(Pipeline).where(col(Pipeline.name) == name)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def get_pipeline(session: Session, name: str, *, lock: bool = False) -> Pipeline:
+    """The pipeline of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    pipeline = find_pipeline(session, name, lock=lock)
+    if pipeline is None:
+        raise no_such_pipeline()
+    return pipeline
+
+
+def get_spec(session: Session, pipeline_id: uuid.UUID, number: int) -> SpecVersion:
+    """One spec version that a row names."""
+    return session.get_one(SpecVersion, (pipeline_id, number))
+
+
+def list_specs(session: Session, pipeline_id: uuid.UUID) -> Sequence[SpecVersion]:
+    """All spec versions of a pipeline, newest first."""
+    query = select(SpecVersion).where(col(SpecVersion.pipeline_id) == pipeline_id)
+    return session.scalars(query.order_by(col(SpecVersion.number).desc())).all()
+
+
+def list_pipelines(
+    session: Session, page: PageRequest[uuid.UUID], names: Iterable[str] | None
+) -> Sequence[tuple[Pipeline, SpecVersion]]:
+    """Pipelines with their current spec, newest first; only those named, where names are given."""
+    query: Any = select(Pipeline, SpecVersion).join(
+        SpecVersion,
+        (col(SpecVersion.pipeline_id) == col(Pipeline.id)) & (col(SpecVersion.number) == col(Pipeline.spec_version)),
+    )
+    if names is not None:
+        query = query.where(col(Pipeline.name).in_(sorted(names)))
+    return [(row[0], row[1]) for row in session.execute(newest_first(query, Pipeline.id, page))]
+
+
+# Events and quarantine
+
+
+def insert_events(session: Session, pipeline_id: uuid.UUID, spec_version: int, events: Sequence[Event]) -> set[str]:
+    """Append events whose key is new; the first content under a key stays.
+
+    Args:
+        events: at most one for each key, sorted by key, so that two writers never wait for each other in a circle.
+
+    Returns:
+        The keys that were new.
+    """
+    columns = {
+        "keys": [event.instance.key for event in events],
+        "times": [event.instance.time for event in events],
+        "available_ats": [event.instance.available_at for event in events],
+        "digests": [event.digest for event in events],
+        "payloads": [event.payload_json for event in events],
+    }
+    return set(session.scalars(_INSERT_EVENTS, {"pipeline": pipeline_id, "spec_version": spec_version, **columns}))
+
+
+def event_digests(session: Session, pipeline_id: uuid.UUID, keys: Sequence[str]) -> dict[str, str]:
+    """Content digest of the stored event under each of these keys."""
+    rows = session.execute(_EVENT_DIGESTS, {"pipeline": pipeline_id, "keys": list(keys)})
+    return {row.key: row.content_digest for row in rows}
+
+
+def quarantine(session: Session, pipeline_id: uuid.UUID, kind: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Keep rows that could not be taken, each with its reason and its text."""
+    if rows:
+        columns = {"reasons": [reason for reason, _ in rows], "payloads": [payload for _, payload in rows]}
+        session.execute(_QUARANTINE, {"pipeline": pipeline_id, "kind": kind, **columns})
+
+
+def list_quarantine(
+    session: Session, pipeline_id: uuid.UUID, page: PageRequest[int], kind: str | None
+) -> Sequence[QuarantinedRow]:
+    """Quarantined rows, newest first."""
+    query = select(QuarantinedRow).where(col(QuarantinedRow.pipeline_id) == pipeline_id)
+    if kind is not None:
+        query = query.where(col(QuarantinedRow.kind) == kind)
+    return session.scalars(newest_first(query, QuarantinedRow.seq, page)).all()
+
+
+# Datasets
+
+
+def add_dataset(session: Session, pipeline: Pipeline, as_of: datetime, cycle_id: uuid.UUID | None) -> Dataset:
+    """A new dataset row of a pipeline that the caller has locked, and its nudge."""
+    last = session.scalar(select(func.max(Dataset.number)).where(col(Dataset.pipeline_id) == pipeline.id))
+    dataset = Dataset(
+        pipeline_id=pipeline.id,
+        number=(last or 0) + 1,
+        spec_version=pipeline.spec_version,
+        as_of=as_of,
+        cycle_id=cycle_id,
+    )
+    session.add(dataset)
+    session.flush()
+    nudge(session, DATASET, dataset.id)
+    session.refresh(dataset)
+    return dataset
+
+
+def get_dataset(session: Session, pipeline_id: uuid.UUID, number: int) -> Dataset:
+    """One dataset by its number.
+
+    Raises:
+        NotFound: there is none.
+    """
+    query = select(Dataset).where(col(Dataset.pipeline_id) == pipeline_id, col(Dataset.number) == number)
+    dataset = session.scalars(query).one_or_none()
+    if dataset is None:
+        raise NotFound("This pipeline has no dataset of that number.")
+    return dataset
+
+
+def list_datasets(session: Session, pipeline_id: uuid.UUID, page: PageRequest[int]) -> Sequence[Dataset]:
+    """Datasets of a pipeline, newest first."""
+    query = select(Dataset).where(col(Dataset.pipeline_id) == pipeline_id)
+    return session.scalars(newest_first(query, Dataset.number, page)).all()
+
+
+def pin_watermarks(session: Session, dataset_id: uuid.UUID, fence: int) -> Any:
+    """Write the highest sequence of each source to the dataset, unless an earlier attempt has: it is read once, for ever.
+
+    Call it within `ingest_settled`, where no append is in flight.
+
+    Returns:
+        The dataset row, or None when the fence is no longer the row's.
+    """
+    session.execute(_PIN, {"id": dataset_id, "fence": fence})
+    query = select(Dataset).where(col(Dataset.id) == dataset_id, col(Dataset.fence) == fence)
+    return session.scalars(query).one_or_none()
+
+
+_INSERT_EVENTS = text("""
+    insert into events (pipeline_id, key, event_time, available_at, content_digest, payload, spec_version)
+    select :pipeline, r.key, r.event_time, r.available_at, r.digest, r.payload::jsonb, :spec_version
+    from unnest(cast(:keys as text[]), cast(:times as timestamptz[]), cast(:available_ats as timestamptz[]),
+                cast(:digests as text[]), cast(:payloads as text[])) as r(key, event_time, available_at, digest, payload)
+    on conflict on constraint events_pipeline_key do nothing
+    returning key
+""")
+_EVENT_DIGESTS = text("select key, content_digest from events where pipeline_id = :pipeline and key = any(:keys)")
+_QUARANTINE = text("""
+    insert into quarantine (pipeline_id, kind, reason, payload)
+    select :pipeline, :kind, r.reason, r.payload
+    from unnest(cast(:reasons as text[]), cast(:payloads as text[])) as r(reason, payload)
+""")
+_PIN = text("""
+    update datasets set
+        event_watermark = (select coalesce(max(seq), 0) from events),
+        label_watermark = (select coalesce(max(seq), 0) from labels),
+        prediction_watermark = (select coalesce(max(seq), 0) from prediction_requests
+                                where pipeline_id = datasets.pipeline_id)
+    where id = :id and fence = :fence and event_watermark is null
+""")

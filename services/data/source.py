@@ -1,0 +1,243 @@
+"""The one reader of events, predictions and labels for datasets: rows up to the pinned watermarks, as Parquet extracts.
+
+PostgreSQL sends CSV by COPY and Arrow parses it block by block, so memory stays bounded and no Python object is made per row. Where
+events live (rows today, sealed segments in an object store later) is known here alone.
+"""
+
+import io
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from psycopg import sql
+from sqlmodel import Session
+
+from services.data.split import Windows
+from shared.labels import EFFECTIVE_ORDER
+from shared.registry.session import Sessions
+from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, TimestampFeature, VectorFeature
+
+BLOCK_BYTES = 32 * 2**20
+"""Largest row that can be read, and about what is held in memory at once."""
+
+EXAMPLE_COLUMNS = {"key": pa.string(), "time": pa.int64()}
+LABEL_COLUMNS = {"key": pa.string(), "label": pa.float64()}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a dataset may see: rows up to the watermarks, known at `as_of`, with event times inside the windows."""
+
+    pipeline_id: uuid.UUID
+    as_of: datetime
+    watermarks: Mapping[str, int]
+    """Highest sequence of `events`, `labels` and `predictions`."""
+    windows: Windows
+
+
+@dataclass(frozen=True)
+class Extracts:
+    """The three files a dataset is joined from.
+
+    Events and predictions: key, time (epoch microseconds) and the raw features, one row per key. Labels: key and label, one
+    row per key.
+    """
+
+    events: Path
+    predictions: Path
+    labels: Path
+
+
+def read_extracts(
+    sessions: Sessions, cut: Cut, spec: PipelineSpec, folder: Path, *, query_s: int, check: Callable[[], None]
+) -> Extracts:
+    """Write the three extracts.
+
+    Args:
+        query_s: how long one query may take.
+        check: called between blocks; raises to stop.
+    """
+    features = feature_columns(spec)
+    columns = EXAMPLE_COLUMNS | {name: arrow_type(feature) for name, feature in features.items()}
+    values = {
+        "pipeline": cut.pipeline_id,
+        "as_of": cut.as_of,
+        "start": cut.windows.train.start,
+        "end": min(cut.windows.test.end, cut.as_of),
+        **cut.watermarks,
+    }
+    extracts = Extracts(*(folder / f"{name}.parquet" for name in ("events", "predictions", "labels")))
+    with sessions.begin() as session:
+        reader = _Reader(_driver(session), values, check)
+        reader.prepare(query_s)
+        reader.extract(_EVENTS.format(features=_features("payload", features)), columns, extracts.events)
+        reader.extract(_PREDICTIONS.format(features=_features("instance", features)), columns, extracts.predictions)
+        reader.extract(_LABELS, LABEL_COLUMNS, extracts.labels)
+    return extracts
+
+
+def feature_columns(spec: PipelineSpec) -> dict[str, Feature]:
+    """The input features that stand in payloads: all but a timestamp that is the event time itself."""
+    return {name: feature for name, feature in spec.input_features.items() if name != spec.time}
+
+
+def arrow_type(feature: Feature) -> pa.DataType:
+    """The raw type of a feature's column in an extract; timestamps as epoch microseconds."""
+    match feature:
+        case CategoryFeature():
+            return pa.string()
+        case TimestampFeature():
+            return pa.int64()
+        case VectorFeature():
+            return pa.list_(pa.float64())
+        case _:
+            return pa.float64()
+
+
+def _driver(session: Session) -> psycopg.Connection[Any]:
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection
+
+
+def _features(document: str, features: Mapping[str, Feature]) -> sql.Composable:
+    """One SQL expression a feature. A value of another type (from an earlier spec version) is missing."""
+    parts = []
+    for name, feature in features.items():
+        value = sql.SQL("{}->{}").format(sql.SQL(document), sql.Literal(name))
+        text = sql.SQL("{}->>{}").format(sql.SQL(document), sql.Literal(name))
+        match feature:
+            case CategoryFeature():
+                parts.append(sql.SQL(", case jsonb_typeof({}) when 'string' then {} end").format(value, text))
+            case NumberFeature():
+                parts.append(sql.SQL(", case jsonb_typeof({}) when 'number' then ({})::float8 end").format(value, text))
+            case TimestampFeature():
+                parts.append(sql.SQL(", case jsonb_typeof({}) when 'number' then ({})::int8 end").format(value, text))
+            case VectorFeature(length=length):
+                parts.append(
+                    sql.SQL(
+                        ", case when jsonb_typeof({0}) = 'array' then case jsonb_array_length({0}) when {1} then {2} end end"
+                    ).format(value, sql.Literal(length), text)
+                )
+    return sql.Composed(parts)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    connection: psycopg.Connection[Any]
+    values: Mapping[str, Any]
+    check: Callable[[], None]
+
+    def prepare(self, query_s: int) -> None:
+        """Set up the transaction for long reads."""
+        self.connection.execute("select set_config('statement_timeout', %s, true)", [f"{query_s * 1000}"])
+        self.connection.execute("set local work_mem = '128MB'")
+
+    def extract(self, query: sql.Composable, columns: Mapping[str, pa.DataType], path: Path) -> None:
+        """Write the rows of a query to a Parquet file."""
+        schema = pa.schema(list(columns.items()))
+        statement = sql.SQL("copy ({}) to stdout (format csv)").format(query)
+        with (
+            pq.ParquetWriter(path, schema, compression="lz4") as writer,
+            self.connection.cursor() as cursor,
+            cursor.copy(statement, self.values) as copy,
+        ):
+            for batch in _parse(iter(copy), schema):
+                self.check()
+                writer.write_batch(batch)
+
+
+def _parse(blocks: Iterator[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    source = io.BufferedReader(_Stream(blocks), 1 << 20)
+    if not source.peek(1):
+        return
+    # A list is text in CSV, as JSON.
+    texts = {field.name: pa.string() if pa.types.is_list(field.type) else field.type for field in schema}
+    reader = pa.csv.open_csv(
+        source,
+        read_options=pa.csv.ReadOptions(column_names=schema.names, block_size=BLOCK_BYTES, use_threads=False),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        # PostgreSQL writes null as nothing and the empty text as "".
+        convert_options=pa.csv.ConvertOptions(
+            column_types=texts, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    )
+    for batch in reader:
+        arrays = [_typed(batch.column(index), field.type) for index, field in enumerate(schema)]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return column
+    return pa.array([None if text is None else orjson.loads(text) for text in column.to_pylist()], kind)
+
+
+class _Stream(io.RawIOBase):
+    """Blocks of bytes as a file to read."""
+
+    def __init__(self, blocks: Iterator[Any]) -> None:
+        self._blocks = iter(blocks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken] = self._rest[:taken]
+        self._rest = self._rest[taken:]
+        return taken
+
+
+_MICROSECONDS = "(extract(epoch from event_time) * 1000000)::int8"
+
+_EVENTS = sql.SQL(f"""
+    select key, {_MICROSECONDS}{{features}}
+    from events
+    where pipeline_id = %(pipeline)s and seq <= %(events)s and available_at <= %(as_of)s
+      and event_time >= %(start)s and event_time < %(end)s
+""")  # noqa: S608 - no value comes from outside
+
+# The earliest live prediction of a key: what was really known when the model was asked for the first time.
+_PREDICTIONS = sql.SQL(f"""
+    select key, {_MICROSECONDS}{{features}}
+    from (
+        select distinct on (key collate "C") key, event_time, instance
+        from predictions
+        where pipeline_id = %(pipeline)s and seq <= %(predictions)s and not pinned and available_at <= %(as_of)s
+          and event_time >= %(start)s and event_time < %(end)s
+        order by key collate "C", available_at, request_id, row_index
+    ) as earliest
+""")  # noqa: S608
+
+# A label may name a prediction instead of a key: the log knows which example that was, pinned predictions included.
+_LABELS = sql.SQL(f"""
+    select key, label
+    from (
+        select distinct on (key) *
+        from (
+            select coalesce(l.key, r.keys[l.row_index + 1]) collate "C" as key, l.label, l.source_rank, l.label_time,
+                   l.content_digest collate "C" as content_digest
+            from labels l
+            left join prediction_requests r
+              on r.request_id = l.request_id and r.pipeline_id = l.pipeline_id and r.seq <= %(predictions)s
+            where l.pipeline_id = %(pipeline)s and l.seq <= %(labels)s and l.available_at <= %(as_of)s
+        ) as known
+        where key is not null
+        order by key, {EFFECTIVE_ORDER}
+    ) as effective
+""")  # noqa: S608
