@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from services.trainer.export import MAX_DIFFERENCE, OUTPUT, check_export, export_model
+from services.trainer.export import OUTPUT, check_export, export_model
 from services.trainer.loop import Epoch, Examples, train_epochs
 from services.trainer.networks import Scorer, make_network
 from services.trainer.transform import (
@@ -101,8 +101,7 @@ def fit_model(
     scorer, transform = fitted
     data = export_model(scorer, transform, spec, metadata)
     sample = rows[np.unique(np.linspace(0, len(rows.labels) - 1, PARITY_ROWS).astype(int))]
-    scale = scorer.label_std
-    difference = check_export(data, sample.feeds, scorer, transform, MAX_DIFFERENCE * scale) / scale
+    difference = check_export(data, sample.feeds, scorer, transform)
     metrics = {
         "rows": float(len(rows.labels)),
         "rows_held_out": float(held_out),

@@ -78,6 +78,8 @@ def session(model: bytes) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU, with as many threads as torch was given."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that spin while they wait would take the cores from the other processes of a small machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

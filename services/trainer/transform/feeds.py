@@ -11,6 +11,8 @@ from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, T
 
 Feeds = dict[str, np.ndarray]
 """Input tensors by feature name, all with the same number of rows."""
+MAX_LABEL = 1e30
+"""Larger labels, and their scores, would come near the end of float32."""
 InputKind = Literal["category", "number", "timestamp", "vector"]
 
 
@@ -50,7 +52,8 @@ def read_labels(table: pa.Table, spec: PipelineSpec) -> np.ndarray:
     """The column `label` as float64 [n].
 
     Raises:
-        Invalid: a label is null, NaN or infinite; or, for a binary task, neither 0 nor 1.
+        Invalid: a label is null, NaN, infinite or beyond float32, in which scores are; or, for a binary task, neither
+            0 nor 1.
     """
     labels = _cast("label", _column(table, "label"), pa.float64()).to_numpy(zero_copy_only=False)
     bad = int(np.count_nonzero(~np.isfinite(labels)))
@@ -59,6 +62,9 @@ def read_labels(table: pa.Table, spec: PipelineSpec) -> np.ndarray:
             f"{bad} of {len(labels)} training labels are missing, NaN or infinite; "
             "a training table holds only rows with a finite label."
         )
+    bad = int(np.count_nonzero(np.abs(labels) > MAX_LABEL))
+    if bad:
+        raise Invalid(f"{bad} of {len(labels)} training labels are beyond ±{MAX_LABEL:g}; use a larger unit.")
     if spec.task == "binary":
         bad = int(np.count_nonzero((labels != 0) & (labels != 1)))
         if bad:

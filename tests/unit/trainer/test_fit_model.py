@@ -160,11 +160,22 @@ CONSTANTS = {"size": [2.5] * 30, "price": [0.0] * 30, "city": ["Rome"] * 30, "ki
         ("binary", 30, {"label": [1.0] * 30}),
         ("binary", 30, {"label": [0.0] * 30}),
         ("regression", 30, {"label": [7.0] * 30}),
+        ("regression", 30, {"label": [1e9 + index % 2 for index in range(30)]}),
         ("binary", 30, CONSTANTS),
         ("regression", 30, NULLS),
         ("binary", 30, {"time": pa.array([0] * 30, pa.timestamp("us", tz="UTC"))}),
     ],
-    ids=["one row", "one value", "all ones", "all zeros", "all sevens", "constants", "nulls", "one moment"],
+    ids=[
+        "one row",
+        "one value",
+        "all ones",
+        "all zeros",
+        "all sevens",
+        "large mean",
+        "constants",
+        "nulls",
+        "one moment",
+    ],
 )
 def test_tables_with_little_to_tell_still_give_a_model(task: str, rows: int, changes: dict[str, Any]) -> None:
     spec = sample_spec(task=task)

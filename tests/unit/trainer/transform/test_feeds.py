@@ -88,6 +88,11 @@ def test_a_label_that_is_not_finite_is_refused(bad: float | None) -> None:
         read_labels(table, sample_spec())
 
 
+def test_a_label_beyond_float32_is_refused() -> None:
+    with pytest.raises(Invalid, match="use a larger unit"):
+        read_labels(sample_table(2, label=[1.0, 1e39]), sample_spec(task="regression"))
+
+
 def test_a_binary_label_is_zero_or_one_and_a_regression_label_any_number() -> None:
     table = pa.table({**sample_columns(3), "label": [0.0, 0.5, 1.0]})
     with pytest.raises(Invalid, match="neither 0 nor 1"):
