@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -29,7 +29,13 @@ def bearer(key: str) -> dict[str, str]:
 
 def flight(number: int = 1, **fields: Any) -> dict[str, Any]:
     """One instance."""
-    return {"flight": f"AA-{number}", "departs": "2013-06-02T12:00:00-04:00", "carrier": "AA", "distance": 500, **fields}
+    return {
+        "flight": f"AA-{number}",
+        "departs": "2013-06-02T12:00:00-04:00",
+        "carrier": "AA",
+        "distance": 500,
+        **fields,
+    }
 
 
 async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str) -> None:
@@ -87,7 +93,9 @@ async def running(sessions: Sessions) -> AsyncIterator[Replica]:
     app = create_app()
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://serving", headers=bearer(ADMIN_KEY)) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serving", headers=bearer(ADMIN_KEY)
+        ) as client:
             replica = Replica(app, client, sessions)
             await until(lambda: replica.serving.follower.known, "the registry is read")
             await until(lambda: app.state.keys.age_s is not None, "the keys are read")
@@ -95,8 +103,9 @@ async def running(sessions: Sessions) -> AsyncIterator[Replica]:
 
 
 @pytest.fixture
-def registry(relevo_env: dict[str, str], sessions: Sessions) -> Registry:
-    """Writes registry rows."""
+def registry(relevo_env: dict[str, str], sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Writes registry rows; predictions are shipped in quick rhythm."""
+    monkeypatch.setenv("SERVING_SHIP_S", "0.05")
     return Registry(sessions, open_store(relevo_env["RELEVO_ARTIFACTS_URL"]))
 
 
@@ -110,10 +119,3 @@ async def replica(registry: Registry, sessions: Sessions) -> AsyncIterator[Repli
 def sample(name: str, **labels: str) -> float:
     """A metric's value in this process; 0 when it has none."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Short rhythms."""
-    monkeypatch.setenv("SERVING_SHIP_S", "0.05")
-    yield

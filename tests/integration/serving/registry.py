@@ -65,7 +65,11 @@ class Registry:
             pipeline = session.exec(select(Pipeline).where(Pipeline.name == name)).one()
             number = len(session.exec(select(ModelVersion).where(ModelVersion.pipeline_id == pipeline.id)).all()) + 1
             dataset = Dataset(
-                pipeline_id=pipeline.id, number=number, spec_version=pipeline.spec_version, state=DatasetState.READY, as_of=AS_OF
+                pipeline_id=pipeline.id,
+                number=number,
+                spec_version=pipeline.spec_version,
+                state=DatasetState.READY,
+                as_of=AS_OF,
             )
             session.add(dataset)
             session.flush()
@@ -78,7 +82,11 @@ class Registry:
             )
             session.add(run)
             session.flush()
-            state = {None: VersionState.CANDIDATE, Decision.PROMOTE: VersionState.VALIDATED, Decision.REJECT: VersionState.REJECTED}
+            state = {
+                None: VersionState.CANDIDATE,
+                Decision.PROMOTE: VersionState.VALIDATED,
+                Decision.REJECT: VersionState.REJECTED,
+            }
             version = ModelVersion(
                 pipeline_id=pipeline.id,
                 number=number,
@@ -97,13 +105,19 @@ class Registry:
             session.flush()
             if verdict is not None:
                 passed = ValidationState.PASSED if verdict is Decision.PROMOTE else ValidationState.REJECTED
-                session.add(Validation(pipeline_id=pipeline.id, candidate_id=version.id, state=passed, decision=verdict))
+                session.add(
+                    Validation(pipeline_id=pipeline.id, candidate_id=version.id, state=passed, decision=verdict)
+                )
             return number
 
     @staticmethod
     def _spec(session: Session, pipeline_id: uuid.UUID, number: int, spec: Any) -> None:
         session.add(
             SpecVersion(
-                pipeline_id=pipeline_id, number=number, digest=spec_digest(spec), spec=spec.model_dump(mode="json"), created_by="test"
+                pipeline_id=pipeline_id,
+                number=number,
+                digest=spec_digest(spec),
+                spec=spec.model_dump(mode="json"),
+                created_by="test",
             )
         )

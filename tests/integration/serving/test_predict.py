@@ -20,7 +20,9 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     before = sample("relevo_serving_predictions_total", model="delays", version="1", pinned="false")
 
     answer = await replica.predict(
-        flight(1, note="window", available_at="2013-06-02T10:00:00Z"), flight(2, carrier=None, distance=None), flight(3, carrier="UA")
+        flight(1, note="window", available_at="2013-06-02T10:00:00Z"),
+        flight(2, carrier=None, distance=None),
+        flight(3, carrier="UA"),
     )
 
     assert answer.status_code == 200
@@ -30,7 +32,9 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     assert [row["score"] for row in body["predictions"]] == pytest.approx([0.625, 0.25, 0.5])
     rows = await replica.shipped(3)
     ids = PredictionIds(PREDICTION_SECRET)
-    assert [ids.make("delays", row.request_id, row.row_index) for row in rows] == [p["prediction_id"] for p in body["predictions"]]
+    assert [ids.make("delays", row.request_id, row.row_index) for row in rows] == [
+        p["prediction_id"] for p in body["predictions"]
+    ]
     assert [row.score for row in rows] == [p["score"] for p in body["predictions"]]
     assert [row.instance for row in rows] == [
         {"carrier": "AA", "distance": 500.0, "note": "window"}, {}, {"carrier": "UA", "distance": 500.0},

@@ -1,0 +1,129 @@
+"""A model answers only after its file, its signature and its warm-up are in order."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import spox.opset.ai.onnx.v21 as op
+from spox import Tensor, argument
+
+from services.serving.models.model import Model, open_model, read_signature
+from shared.errors import Invalid
+from shared.instances import Instance
+from tests.unit.serving.tiny_model import SIGNATURE, finish, tiny_model
+
+AT = datetime(2013, 6, 2, 16, tzinfo=UTC)
+
+
+def opened(data: bytes, signature: dict[str, Any] = SIGNATURE) -> Model:
+    return open_model(data, read_signature(signature), time_name="departs", threads=1)
+
+
+def row(**payload: Any) -> Instance:
+    return Instance("k", AT, AT, payload)
+
+
+def with_input(kind: str, **fields: Any) -> dict[str, Any]:
+    """A signature with one input named x."""
+    return {
+        "inputs": [{"name": "x", "kind": kind, "required": False, **fields}],
+        "output": "score",
+        "task": "regression",
+    }
+
+
+def one_input(dtype: Any, shape: tuple[Any, ...], score: Any) -> bytes:
+    x = argument(Tensor(dtype, shape))
+    return finish({"x": x}, score(x))
+
+
+def test_rows_become_scores() -> None:
+    model = opened(tiny_model(0.25, weight=0.5))
+    scores = model.score([row(carrier="AA", distance=500.0), row(), row(carrier="UA", distance=1000.0)])
+    assert scores.dtype == np.float32
+    assert scores.tolist() == [0.625, 0.25, 0.75]
+    assert model.run_s > 0
+
+
+def test_the_tensors_are_those_of_the_trainer() -> None:
+    feeds = opened(tiny_model(0.5)).feeds([row(carrier="AA", distance=1e300), row()])
+    assert feeds["carrier"].tolist() == ["AA", ""]
+    assert feeds["distance"].dtype == np.float32
+    assert feeds["distance"][0] == np.inf, "the graph clamps what float32 cannot hold"
+    assert np.isnan(feeds["distance"][1])
+    assert feeds["departs"].tolist() == [1370188800000000] * 2
+
+
+def test_vectors_and_timestamps_beside_the_event_time() -> None:
+    signature = {
+        "inputs": [{"name": "v", "kind": "vector", "length": 3}, {"name": "seen", "kind": "timestamp"}],
+        "output": "score",
+        "task": "regression",
+    }
+    vector, seen = argument(Tensor(np.float32, ("n", 3))), argument(Tensor(np.int64, ("n",)))
+    total = op.reduce_sum(vector, op.const(np.array([1])), keepdims=0)
+    model = opened(finish({"v": vector, "seen": seen}, op.add(total, op.cast(seen, to=np.float32))), signature)
+    assert model.score([row(v=[1.0, 2.0, 3.0], seen=10), row(v=[0.0, 0.0, 0.5], seen=0)]).tolist() == [16.0, 0.5]
+
+
+REFUSED = {
+    "not onnx": (b"no model", SIGNATURE, "not an ONNX file"),
+    "cut short": (tiny_model(0.5)[:200], SIGNATURE, "cannot be parsed"),
+    "an input too many": (tiny_model(0.5), {**SIGNATURE, "inputs": SIGNATURE["inputs"][:2]}, "departs"),
+    "an input of another type": (
+        one_input(np.float64, ("n",), lambda x: op.cast(x, to=np.float32)),
+        with_input("number"),
+        "x is tensor",
+    ),
+    "a fixed number of rows": (one_input(np.float32, (4,), op.abs), with_input("number"), "any number of rows"),
+    "a vector of another length": (
+        one_input(np.float32, ("n", 3), lambda x: op.reduce_sum(x, op.const(np.array([1])), keepdims=0)),
+        with_input("vector", length=4),
+        "length 3",
+    ),
+    "not finite": (one_input(np.float32, ("n",), op.log), with_input("number"), "not finite"),
+    "one score for all rows": (
+        one_input(np.float32, ("n",), lambda x: op.reduce_sum(x, keepdims=1)),
+        with_input("number"),
+        "rows",
+    ),
+    "a probability over 1": (
+        one_input(
+            np.float32, ("n",), lambda x: op.where(op.isnan(x), op.const(np.float32(2)), op.const(np.float32(2)))
+        ),
+        {**with_input("number"), "task": "binary"},
+        "outside of 0 and 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_serve_is_refused_with_the_reason(name: str) -> None:
+    data, signature, reason = REFUSED[name]
+    with pytest.raises(Invalid, match=reason):
+        opened(data, signature)
+
+
+def test_a_model_that_keeps_tensors_outside_of_the_file_is_refused() -> None:
+    model = onnx.ModelProto.FromString(tiny_model(0.5))
+    tensor = model.graph.node[0].attribute[0].t if model.graph.node[0].attribute else model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(Invalid, match="outside the file"):
+        opened(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        {},
+        {"inputs": [], "output": "score", "task": "binary"},
+        {**SIGNATURE, "output": "y"},
+        with_input("picture"),
+        {"inputs": 3},
+    ],
+)
+def test_a_signature_of_another_form_is_refused(signature: dict[str, Any]) -> None:
+    with pytest.raises(Invalid, match="signature"):
+        read_signature(signature)
