@@ -10,7 +10,7 @@ from spox import Var, build
 
 from services.trainer.transform import graph
 from services.trainer.transform.feeds import Feeds
-from services.trainer.transform.fit import Statistics, fit_statistics
+from services.trainer.transform.fit import fit_statistics
 from shared.spec import PipelineSpec
 
 CHUNK_ROWS = 16_384
@@ -52,10 +52,9 @@ def fit_transform(feeds: Feeds, spec: PipelineSpec, *, min_count: int = 1) -> Tr
         spec: the pipeline.
         min_count: rows needed for an id of its own.
     """
-    fitted = fit_statistics(feeds, spec)
-    new_ids = _count_ids(feeds, spec, fitted, min_count)
     inputs = graph.arguments(spec)
-    numbers, raw_ids = graph.columns(spec, fitted, inputs)
+    numbers, raw_ids = graph.columns(spec, fit_statistics(feeds, spec), inputs)
+    new_ids = _count_ids(feeds, spec, inputs, raw_ids, min_count)
     ids = [graph.compact(column, new_ids[column.name]) for column in raw_ids]
     first = next(iter(inputs.values()))
     model = build(
@@ -94,10 +93,10 @@ def run_in_chunks(runner: ort.InferenceSession, outputs: list[str], feeds: Feeds
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
 
 
-def _count_ids(feeds: Feeds, spec: PipelineSpec, fitted: Statistics, min_count: int) -> dict[str, np.ndarray]:
+def _count_ids(
+    feeds: Feeds, spec: PipelineSpec, inputs: dict[str, Var], columns: list[graph.IdColumn], min_count: int
+) -> dict[str, np.ndarray]:
     """For each id column, the new id of every old one (int64 [size])."""
-    inputs = graph.arguments(spec)
-    _, columns = graph.columns(spec, fitted, inputs)
     if not columns:
         return {}
     outputs: dict[str, Var] = {f"{IDS}.{column.name}": column.values for column in columns}

@@ -3,6 +3,8 @@
 Dates come from day counts by Howard Hinnant's civil_from_days ("chrono-Compatible Low-Level Date Algorithms").
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import spox.opset.ai.onnx.v21 as op
 from spox import Var
@@ -28,22 +30,19 @@ def local_seconds(micros: Var, timezone: str) -> Var:
     return op.add(seconds, op.gather(op.const(np.array(table.offset_s, np.int64)), position))
 
 
-def calendar_part(part: str, local: Var) -> Var:
-    """One part of local seconds, int64 [n] in 0 .. PART_SIZES[part] - 1."""
+def calendar_parts(parts: Sequence[str], local: Var) -> dict[str, Var]:
+    """Parts of local seconds, each int64 [n] in 0 .. PART_SIZES[part] - 1, in the order asked for."""
     second_of_day = op.mod(local, _int(86_400))
-    match part:
-        case "minute_of_day":
-            return op.div(second_of_day, _int(60))
-        case "hour":
-            return op.div(second_of_day, _int(3_600))
-        case "weekday":
-            return op.mod(op.add(floor_div(local, 86_400), _int(3)), _int(7))
-        case "day":
-            return _day_and_month(floor_div(local, 86_400))[0]
-        case "month":
-            return _day_and_month(floor_div(local, 86_400))[1]
-        case _:
-            raise ValueError(f"there is no calendar part {part}")
+    day_count = floor_div(local, 86_400)
+    day, month = _day_and_month(day_count) if {"day", "month"} & set(parts) else (day_count, day_count)
+    known: dict[str, Callable[[], Var]] = {
+        "minute_of_day": lambda: op.div(second_of_day, _int(60)),
+        "hour": lambda: op.div(second_of_day, _int(3_600)),
+        "weekday": lambda: op.mod(op.add(day_count, _int(3)), _int(7)),
+        "day": lambda: day,
+        "month": lambda: month,
+    }
+    return {part: known[part]() for part in parts}
 
 
 def _day_and_month(days: Var) -> tuple[Var, Var]:

@@ -59,8 +59,7 @@ def columns(
                 ids.append(_category(name, feature, fitted.categories[name], inputs[name]))
             case TimestampFeature():
                 local = calendar.local_seconds(inputs[name], feature.timezone)
-                for part in feature.calendar:
-                    value = calendar.calendar_part(part, local)
+                for part, value in calendar.calendar_parts(feature.calendar, local).items():
                     if part == "minute_of_day":
                         numbers.append(_minute(f"{name}.{part}", value))
                     else:

@@ -26,8 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def session_for(timezone: str) -> ort.InferenceSession:
     micros = argument(Tensor(np.int64, ("n",)))
-    local = calendar.local_seconds(micros, timezone)
-    outputs = {part: calendar.calendar_part(part, local) for part in calendar.PART_SIZES}
+    outputs = calendar.calendar_parts(list(calendar.PART_SIZES), calendar.local_seconds(micros, timezone))
     return ort.InferenceSession(spox.build({"micros": micros}, outputs).SerializeToString())
 
 
