@@ -221,7 +221,7 @@ def due_alerts(session: Session) -> dict[uuid.UUID, int]:
     """Alerts whose next attempt is due, with the attempts made; a new one only when its own nudge seems lost."""
     waited = or_(col(Alert.webhook_attempts) > 0, col(Alert.created_at) < func.now() - ALERT_FIRST_RETRY)
     query = select(col(Alert.id), col(Alert.webhook_attempts)).where(waited, *_delivery_due()).limit(100)
-    return dict(session.execute(query).tuples().all())
+    return {row.id: row.webhook_attempts for row in session.execute(query)}
 
 
 def _delivery_due() -> list[Any]:

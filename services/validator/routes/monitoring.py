@@ -1,15 +1,17 @@
 """How the models in production do, day by day of event time."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from services.validator import monitoring_repository, repository
 from services.validator.schemas import DayView, LiveView, Monitoring
 from shared.contracts.scopes import Scope
 from shared.errors import Invalid
+from shared.instances import read_moment
 from shared.spec.types import Name
 from shared.web.auth import GuardedRouter, requires
 from shared.web.deps import SessionDep
@@ -17,7 +19,20 @@ from shared.web.deps import SessionDep
 router = GuardedRouter(prefix="/v1/pipelines/{p}/monitoring", tags=["monitoring"])
 
 MOST_DAYS = 1000
-Moment = AwareDatetime | date
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _read(value: object) -> object:
+    """A day, or a moment with its offset; never a bare number, which could be either."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value) if _DAY.fullmatch(value) else read_moment(value)
+    except ValueError:
+        raise ValueError("must be a day, such as 2013-01-31, or a moment, such as 2013-01-31T17:00:00-05:00") from None
+
+
+Moment = Annotated[AwareDatetime | date, BeforeValidator(_read)]
 
 
 @router.get("", dependencies=[requires(Scope.READ)])
