@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from services.serving import metrics
 from services.serving.config import ServingSettings
 from services.serving.errors import LogFull, LogUnwritable
 from services.serving.instances import MAX_ERRORS, Envelope, read_envelope, read_rows
+from services.serving.models.acquire import load_and_lease
 from services.serving.models.catalogue import Pipeline
 from services.serving.models.follower import Follower
 from services.serving.models.loader import Loaded
@@ -123,14 +124,10 @@ class Predictor:
             if lease is None:
                 raise Unavailable(f"The live version of {pipeline.name} is still being loaded; try again shortly.")
             return lease
-        lease = self._slots.lease_pinned(pipeline.name, version)
-        if lease is None:
-            pipeline.version(version)
-            await finished(self._slots.begin_load(pipeline, version), self._settings.load_wait_s, f"Version {version}")
-            lease = self._slots.lease_pinned(pipeline.name, version)
-        if lease is None:
-            raise Unavailable(f"Version {version} is not at hand; try again shortly.")
-        return lease
+        pipeline.version(version)
+        return self._slots.lease_pinned(pipeline.name, version) or await load_and_lease(
+            self._slots, pipeline, version, self._slots.lease_pinned, wait_s=self._settings.load_wait_s
+        )
 
     def _is_long(self, loaded: Loaded, rows: int) -> bool:
         return rows > self._settings.inline_rows or loaded.model.run_s * 1000 > self._settings.inline_run_ms
@@ -211,20 +208,3 @@ class _Work:
             )
         values: list[float] = scores.tolist()
         return values
-
-
-async def finished(future: "Future[None]", wait_s: float, what: str) -> None:
-    """Wait for a load that others may be waiting for, too.
-
-    Raises:
-        Unavailable: it takes longer than `wait_s`.
-        RelevoError: as the load failed.
-    """
-    waiting = asyncio.wrap_future(future)
-    waiting.add_done_callback(
-        lambda done: done.cancelled() or done.exception()
-    )  # heard, even when nobody waits any more
-    done, _ = await asyncio.wait({waiting}, timeout=wait_s)
-    if not done:
-        raise Unavailable(f"{what} is still being loaded; try again shortly.")
-    waiting.result()

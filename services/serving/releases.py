@@ -14,9 +14,9 @@ from sqlmodel import Session
 from services.serving import repository
 from services.serving.config import ServingSettings
 from services.serving.errors import GenerationMoved, NothingToRollBack, NotValidated
+from services.serving.models.acquire import finished, load_and_lease
 from services.serving.models.follower import Follower
 from services.serving.models.slots import Lease, ModelSlots
-from services.serving.predict import finished
 from services.serving.schemas import PromoteRequest, ReleaseResponse, RollbackRequest
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.registry.session import Sessions
@@ -119,12 +119,8 @@ class Releases:
         pipeline = catalogue.pipelines.get(name)
         if pipeline is None:
             raise NotFound("There is no pipeline of that name.")
-        loading = self._slots.begin_load(pipeline, version, retry_now=True)
-        await finished(loading, self._settings.load_wait_s, f"Version {version}")
-        lease = self._slots.hold(name, version)
-        if lease is None:
-            raise Unavailable(f"Version {version} is not at hand; try again shortly.")
-        return lease
+        wait_s = self._settings.load_wait_s
+        return await load_and_lease(self._slots, pipeline, version, self._slots.hold, wait_s=wait_s, retry_now=True)
 
     async def _applied(self, name: str, released: Released) -> bool:
         try:

@@ -6,9 +6,10 @@ that is held for moments only, never while something loads.
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -64,6 +65,8 @@ class _Group:
     applied: Applied | None = None
     pinned: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
     """Versions that callers name, least recently used first."""
+    reserved: Counter[int] = field(default_factory=Counter)
+    """Versions that somebody is about to lease, by how many."""
     waiting: list[tuple[int, "Future[None]"]] = field(default_factory=list)
     """Who waits for a generation."""
 
@@ -159,6 +162,20 @@ class ModelSlots:
         with self._lock:
             return self._hold(self._groups.setdefault(name, _Group()), number)
 
+    @contextmanager
+    def reserve(self, name: str, number: int) -> Iterator[None]:
+        """Keep a version from being retired while the block lasts: between the end of its loading and its lease."""
+        with self._lock:
+            reserved = self._groups.setdefault(name, _Group()).reserved
+            reserved[number] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                reserved[number] -= 1
+                if reserved[number] == 0:
+                    del reserved[number]
+
     def _hold(self, group: _Group, number: int) -> Lease | None:
         slot = group.slots.get(number)
         if slot is None or slot.loaded is None:
@@ -226,7 +243,8 @@ class ModelSlots:
             with self._lock:
                 group = self._groups.setdefault(pipeline.name, _Group())
                 views = [slot.view() for slot in group.slots.values()]
-                actions = next_actions(wanted, group.applied, views, pinned=group.pinned, now_s=self._clock())
+                kept = {*group.pinned, *group.reserved}
+                actions = next_actions(wanted, group.applied, views, pinned=kept, now_s=self._clock())
                 for action in actions:
                     match action:
                         case Load(version):
