@@ -176,6 +176,8 @@ def _detached(home: Home, port_base: int, err: Console) -> Snapshot:
                     progress.show(seen)
                     if seen.whole is Whole.READY or (ended and seen.error):
                         break
+                if supervisor.returncode == 0:
+                    raise StackError("The stack was stopped before it was ready.")
                 if ended:
                     homes.prepare(home)  # on a full disk it could not even write why
                     said = "\n".join(last_lines(log, 15, since=began)) or f"It wrote nothing to {log}."

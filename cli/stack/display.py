@@ -74,13 +74,13 @@ def table(seen: Snapshot, *, now: float | None = None) -> RenderableType:
     """The parts as a table; with uptimes when `now` (Unix seconds) is given."""
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("part", "state", "pid", "restarts", *(("uptime",) if now is not None else ()), "why"):
-        shown.add_column(heading, justify="right" if heading in ("pid", "restarts", "uptime") else "left")
+        shown.add_column(heading, justify="right" if heading in ("pid", "restarts", "uptime") else "left", no_wrap=True)
     for part in seen.parts:
         colour = COLOURS.get(part.phase, "dim")
         row = [part.name, f"[{colour}]{part.phase}[/]", str(part.pid or ""), str(part.restarts or "")]
         if now is not None:
             row.append(uptime(part, now))
-        shown.add_row(*row, escape(part.reason[:100]))
+        shown.add_row(*row, escape(part.reason))
     return shown
 
 

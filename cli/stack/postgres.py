@@ -125,7 +125,8 @@ async def not_ready(address: str) -> str | None:
         async with await psycopg.AsyncConnection.connect(address, connect_timeout=5, autocommit=True) as connection:
             await connection.execute("SELECT 1")
     except psycopg.Error as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        said = " ".join(str(error).split()) or type(error).__name__
+        return said[said.rfind("FATAL:") :] if "FATAL:" in said else said
     return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,8 +16,8 @@ import psutil
 import psycopg
 import pytest
 
+from cli.stack import account, ports, postgres, strays
 from cli.stack import home as homes
-from cli.stack import ports, strays
 from cli.stack.home import Home
 
 DEADLINE_S = 90.0
@@ -84,15 +85,34 @@ def base() -> int:
     return next(port for port in found if all(ports.is_free(port + offset) for offset in range(4)))
 
 
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose database is made, to copy: making it is most of a first start."""
+    home = Home(tmp_path_factory.mktemp("initialised"))
+    secrets = homes.load_secrets(home)
+    user = account.for_engine(home.root, postgres.programs() / "postgres")
+    postgres.initialise(home.postgres, secrets.postgres_password, user, durable=False)
+    return home.root
+
+
 @pytest.fixture
-def stack(tmp_path: Path, base: int) -> Iterator[Stack]:
+def fresh(tmp_path: Path, base: int) -> Iterator[Stack]:
+    """A stack in a home that is not there yet."""
     running = Stack(tmp_path / "home", base)
     yield running
     running.end()
 
 
-def test_up_status_logs_down_and_nothing_is_left(stack: Stack, base: int) -> None:
-    up = stack.up()
+@pytest.fixture
+def stack(initialised: Path, tmp_path: Path, base: int) -> Iterator[Stack]:
+    """A stack in a home that was used before."""
+    running = Stack(shutil.copytree(initialised, tmp_path / "home"), base)
+    yield running
+    running.end()
+
+
+def test_up_status_logs_down_and_nothing_is_left(fresh: Stack, base: int) -> None:
+    stack, up = fresh, fresh.up()
     path = stack.home.stack
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert set(up) == {"serving", "data", "trainer", "validator", "admin_key", "pids"}
