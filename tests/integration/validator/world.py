@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from onnx import TensorProto, helper
 
 from services.serving import releases
 from services.serving.schemas import PromoteRequest
@@ -34,11 +32,11 @@ from shared.registry.tables import (
     Validation,
 )
 from shared.spec import PipelineSpec, parse, spec_digest
+from tests.onnx_models import linear_model
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 """When the test window begins; nothing was trained on later rows."""
 DAYS, PER_DAY = 14, 150
-NOTHING: dict[str, Any] = {"keys_strings": ["none"], "values_floats": [0.0], "default_float": 0.0}
 
 
 def spec_document(task: str = "binary", **gate: Any) -> dict[str, Any]:
@@ -51,37 +49,6 @@ def spec_document(task: str = "binary", **gate: Any) -> dict[str, Any]:
         "label": {"name": "late"},
         "gate": gate,
     }
-
-
-def linear_model(weight: float, bias: float, *, sigmoid: bool, broken: bool = False) -> bytes:
-    """score = weight * distance + bias, through a sigmoid if asked; `broken` gives NaN."""
-    nodes = [
-        helper.make_node("Mul", ["distance", "w"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "b"], ["logit"]),
-        # The category is read, so that string inputs are exercised, and adds nothing.
-        helper.make_node("LabelEncoder", ["carrier"], ["zero"], domain="ai.onnx.ml", **NOTHING),
-        helper.make_node("Add", ["logit", "zero"], ["sum"]),
-        helper.make_node("Sigmoid" if sigmoid else "Identity", ["sum"], ["score"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "linear",
-        [
-            helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["n"]),
-            helper.make_tensor_value_info("carrier", TensorProto.STRING, ["n"]),
-        ],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
-        [
-            helper.make_tensor("w", TensorProto.FLOAT, [], [float("nan") if broken else weight]),
-            helper.make_tensor("b", TensorProto.FLOAT, [], [bias]),
-        ],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 4)], ir_version=10
-    )
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
 
 
 @dataclass
