@@ -20,7 +20,7 @@ from cli.stack import account, ports, postgres, strays
 from cli.stack import home as homes
 from cli.stack.home import Home
 
-DEADLINE_S = 90.0
+DEADLINE_S = 180.0
 RELEVO = (sys.executable, "-m", "cli.main")
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL", strays.MARK)}
 
