@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from cli.addresses import DEFAULT_HOME
-from cli.stack import display, follow, strays
+from cli.stack import display, follow, ports, strays
 from cli.stack import home as homes
 from cli.stack import snapshot as snapshots
 from cli.stack.decide import Whole
@@ -156,6 +156,7 @@ def _attached(home: Home, port_base: int, out: Console, err: Console, *, as_json
 
 def _detached(home: Home, port_base: int, err: Console) -> Snapshot:
     """Start a supervisor with a session of its own and wait until all is ready, or it has given up."""
+    ports.service_ports(port_base)
     homes.prepare(home)
     if homes.holder(home) is not None:
         raise homes.already_runs(home)

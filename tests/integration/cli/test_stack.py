@@ -245,6 +245,8 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = relevo("up", "--detach", "--home", str(tmp_path / "file" / "home"))
     assert (refused.returncode, "is not a folder" in refused.stderr) == (1, True)
+    refused = relevo("up", "--detach", "--home", str(tmp_path / "absent"), "--port-base", "70000")
+    assert (refused.returncode, refused.stderr.startswith("--port-base 70000 does not leave room")) == (1, True)
     assert relevo("down", "--home", str(tmp_path / "absent")).returncode == 0
     assert not (tmp_path / "absent").exists()
 
