@@ -17,6 +17,9 @@ WARM_UP = 0.1
 """Share of the steps in which the learning rate rises from zero; it falls along a cosine after that."""
 GRADIENT_NORM = 5.0
 EVALUATION_ROWS = 65_536
+STEPS_PER_EPOCH = 100
+"""A batch is never so large that an epoch has fewer steps, down to `SMALLEST_BATCH` rows: small tables learn too."""
+SMALLEST_BATCH = 32
 
 
 class TrainingStopped(RelevoError):
@@ -84,14 +87,15 @@ def train_epochs(
     """
     generator = torch.Generator().manual_seed(spec.seed)
     optimizer = torch.optim.AdamW(_parameter_groups(network, spec.weight_decay), lr=spec.learning_rate)
-    steps = math.ceil(len(examples) / spec.batch_size)
+    batch_size = min(spec.batch_size, max(SMALLEST_BATCH, len(examples) // STEPS_PER_EPOCH))
+    steps = math.ceil(len(examples) / batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps * spec.epochs))
     best, best_loss, bad_epochs = copy.deepcopy(network.state_dict()), math.inf, 0
     for number in range(1, spec.epochs + 1):
         train_loss = _run_epoch(
             network,
             examples,
-            batch_size=spec.batch_size,
+            batch_size=batch_size,
             task=task,
             optimizer=optimizer,
             schedule=schedule,

@@ -65,6 +65,7 @@ class TrainingSpec(_Part):
 
     epochs: int = Field(default=6, ge=1, le=1000)
     batch_size: int = Field(default=1024, ge=1, le=1_000_000)
+    """Rows per step, at most; a small table is trained in smaller batches, so that an epoch has 100 steps or more."""
     learning_rate: float = Field(default=0.002, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0, le=1)
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
