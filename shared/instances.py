@@ -124,7 +124,7 @@ class InstanceReader:
                 errors.append({"loc": [AVAILABLE_AT], "msg": str(error)})
         if not instance.keys() <= self._known:
             errors += [
-                {"loc": [_shown(name)], "msg": "is no field of this pipeline"}
+                {"loc": [shown_name(name)], "msg": "is no field of this pipeline"}
                 for name in sorted(map(str, instance.keys() - self._known))[:MAX_PROBLEMS]
             ]
         if errors:
@@ -252,6 +252,12 @@ def read_scalar(value: object) -> Any:
     raise ValueError("must be a text, a number, true or false")
 
 
+def shown_name(name: str) -> str:
+    """A field name as it may stand in an answer and in a row of the registry: short, and without control characters."""
+    name = name[:64]
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def _feature_parse(feature: Feature) -> Parse:
     match feature:
         case NumberFeature():
@@ -276,12 +282,6 @@ def _vector_parse(length: int) -> Parse:
             raise ValueError(f"must be a list of {length} finite numbers, none missing") from None
 
     return parse
-
-
-def _shown(name: str) -> str:
-    """A field name as it may stand in an answer and in a row of the registry: short, and without control characters."""
-    name = name[:64]
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _bounded_text(value: str) -> str:

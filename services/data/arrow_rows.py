@@ -3,6 +3,7 @@
 A column's type is wrong for all rows or for none, so it is an error of the whole file, told once, and not of each row.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from services.data.arrow_bounds import check_stream
 from services.data.config import DataSettings
 from services.data.rows import LABEL_TIME
 from shared.errors import FieldError, Invalid, Malformed, RelevoError, TooLarge
-from shared.instances import AVAILABLE_AT, MAX_VALUE_CHARS
+from shared.instances import AVAILABLE_AT, MAX_PROBLEMS, MAX_VALUE_CHARS, shown_name
 from shared.spec import CategoryFeature, NumberFeature, PipelineSpec, VectorFeature
 
 BATCH_ROWS = 8192
@@ -98,24 +99,25 @@ def _targets(schema: pa.Schema, spec: PipelineSpec) -> list[pa.DataType]:
             else "time"
         )  # fmt: skip
     wanted |= {spec.key: "text", spec.time: "time", AVAILABLE_AT: "time", LABEL_TIME: "time", spec.label.name: "label"}
+    repeated = {name for name, count in Counter(schema.names).items() if count > 1}
     errors: list[FieldError] = []
     targets = []
     for field in schema:
-        name = field.name[:64]
-        target = None
-        if schema.names.count(field.name) > 1:
-            errors.append({"loc": [name], "msg": "stands in the file twice"})
-        elif field.name not in wanted:
-            errors.append({"loc": [name], "msg": "is no field of this pipeline"})
+        if field.name not in wanted:
+            errors.append({"loc": [shown_name(field.name)], "msg": "is no field of this pipeline"})
+        elif field.name in repeated:
+            errors.append({"loc": [field.name], "msg": "stands in the file twice"})
         elif (target := _target(field.type, wanted[field.name])) is None:
-            errors.append({"loc": [name], "msg": _EXPECTED[wanted[field.name]]})
-        targets.append(target)
+            errors.append({"loc": [field.name], "msg": _EXPECTED[wanted[field.name]]})
+        else:
+            targets.append(target)
     for name in (spec.key, spec.time):
         if name not in schema.names:
             errors.append({"loc": [name], "msg": "is required and is no column of the file"})
     if errors:
         first = errors[0]
-        raise Invalid(f"The file does not fit the pipeline: column {first['loc'][0]} {first['msg']}.", errors=errors)
+        detail = f"The file does not fit the pipeline: column {first['loc'][0]} {first['msg']}."
+        raise Invalid(detail, errors=errors[:MAX_PROBLEMS])
     return targets
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from services.data import engine, repository
+from services.data import repository
 from services.data.config import DataSettings
 from services.data.files import WrittenSplit, dataset_schema, write_splits
 from services.data.manifest import Manifest, Split
@@ -125,6 +125,8 @@ def build(sessions: Sessions, limits: DataSettings, plan: Plan, folder: Path, wa
     Raises:
         Invalid: a window holds no labelled example.
     """
+    from services.data import engine  # the web service, which only verifies now and then, starts without it
+
     spec, watch = plan.spec, watch or Watch()
     watch.step("reading events, predictions and labels")
     extracts = read_extracts(sessions, plan.cut, spec, folder, query_s=limits.build_query_s, check=watch.check)

@@ -1,7 +1,7 @@
 """Which event times a dataset's train and test rows lie in. Pure: decided by the spec and `as_of` alone."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from shared.instances import FIRST
 from shared.spec import PipelineSpec
@@ -35,7 +35,11 @@ def windows(spec: PipelineSpec, as_of: datetime) -> Windows:
         train = [end - window, end - test - gap)
     """
     rules = spec.dataset
-    end = as_of - spec.label.mature_after
-    test_start = max(end - rules.test, FIRST)
-    train_end = max(test_start - rules.gap, FIRST)
-    return Windows(Window(max(end - rules.window, FIRST), train_end), Window(test_start, end))
+    end = _back(as_of, spec.label.mature_after)
+    test_start = _back(end, rules.test)
+    return Windows(Window(_back(end, rules.window), _back(test_start, rules.gap)), Window(test_start, end))
+
+
+def _back(moment: datetime, by: timedelta) -> datetime:
+    """So much earlier, but never before the first moment that any event may have."""
+    return moment - by if moment - FIRST > by else FIRST

@@ -54,7 +54,7 @@ def build_row(
         except PASSING as error:
             JOBS.labels("dataset", "given back").inc()
             log.warning("dataset build interrupted, giving it back", dataset=str(row_id), exc_info=error)
-            give_back(sessions, lease, f"Interrupted by a passing fault ({type(error).__name__}); it is tried again.")
+            _give_back(sessions, lease, f"Interrupted by a passing fault ({type(error).__name__}); it is tried again.")
         except Exception as error:
             log.exception("dataset build failed", dataset=str(row_id))
             _fail(
@@ -70,3 +70,10 @@ def _fail(sessions: Sessions, lease: Lease, reason: str) -> None:
         fail(sessions, lease, reason)
     except LeaseLost:
         log.warning("the lease ended before the failure could be written", dataset=str(lease.row_id))
+
+
+def _give_back(sessions: Sessions, lease: Lease, reason: str) -> None:
+    try:
+        give_back(sessions, lease, reason)
+    except PASSING as error:
+        log.warning("the registry is away; the lease's end gives the dataset back", error=type(error).__name__)

@@ -30,8 +30,15 @@ def load_yaml(text: str | bytes) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError:
+        raise Malformed("The pipeline file is nested too deeply.") from None
+    except yaml.YAMLError as error:
         raise Malformed(f"The pipeline file is not valid YAML: {str(error).splitlines()[0]}.") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # PyYAML lets these through for explicit tags with values that do not fit, such as `!!int x`.
+        raise Malformed(
+            f"The pipeline file holds a value that does not fit its YAML tag ({type(error).__name__})."
+        ) from None
     if not isinstance(document, dict):
         raise Malformed("The pipeline file must be a mapping of fields, such as `name: flight-delay`.")
     return document
