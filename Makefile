@@ -51,7 +51,8 @@ chaos: setup  ## the long fault-injection runs
 
 lock: setup  ## write constraints.txt from what is installed
 	@{ echo "# Every dependency, pinned: pip install -c constraints.txt ...   (make lock renews it)"; \
-	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > constraints.txt
+	   $(BIN)/python -m pip freeze --exclude-editable | sed "s/^\(torch==[0-9.]*\)+.*/\1/"; \
+	   echo "async-timeout==5.0.1  # redis needs it before Python 3.11.3"; } > constraints.txt
 
 clean:  ## remove the virtual environment and caches (never the data under .relevo)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
