@@ -4,7 +4,7 @@ import numpy as np
 
 from services.validator.gate import Check, Outcome, Rows, count, number, unusable
 from services.validator.intervals import by_day, cluster_bounds
-from shared.evaluation import LOSS_NAMES, auc, evaluate, loss_rows
+from shared.evaluation import LOSS_NAMES, auc, loss_rows
 from shared.registry.states import ValidationState
 from shared.spec import GateSpec, Task
 
@@ -16,7 +16,7 @@ def judge_first(
 
     Args:
         rows: test rows the model was not trained on.
-        train_label_mean: mean label of its train split; the constant predictor that it must beat, to within the margin.
+        train_label_mean: mean label of its train split: the constant predictor that it must not be significantly worse than.
         bias_tolerance: largest |mean prediction - mean label|: in units of the label for binary, of the test labels'
             standard deviation for regression. Only what is significantly beyond it (bounds over days) fails, as a few
             unusual days move the mean label without any fault of the model.
@@ -36,7 +36,7 @@ def judge_first(
         return Outcome(ValidationState.INCONCLUSIVE, "one-class", sentence, enough_evidence=False)
     checks = [
         _varies(rows),
-        _beats_constant(rows, task, gate, train_label_mean),
+        _beats_constant(rows, task, gate, train_label_mean, seed),
         *([_ranks(rows)] if task == "binary" else []),
         _unbiased(rows, task, gate, bias_tolerance, seed),
     ]
@@ -60,18 +60,20 @@ def _varies(rows: Rows) -> Check:
     return Check("varies", False, f"it gives the same score {number(low)} to every row")
 
 
-def _beats_constant(rows: Rows, task: Task, gate: GateSpec, train_label_mean: float) -> Check:
-    own = evaluate(task, rows.labels, rows.candidate).loss
-    constant = float(loss_rows(task, rows.labels, np.full(rows.labels.size, train_label_mean)).mean())
-    mine = "undefined" if own is None else number(own)
-    against = f"against {number(constant)} of always answering the training label mean"
-    if own is not None and own <= constant + gate.margin:
-        return Check("beats-constant", True, f"its mean {LOSS_NAMES[task]} is {mine} {against}")
-    return Check(
-        "beats-constant",
-        False,
-        f"its mean {LOSS_NAMES[task]} is {mine} {against}, worse by more than the margin of {number(gate.margin)}",
+def _beats_constant(rows: Rows, task: Task, gate: GateSpec, train_label_mean: float, seed: int) -> Check:
+    """The gate's own rule, with the constant predictor as baseline: significantly worse fails, undecided does not."""
+    own = loss_rows(task, rows.labels, rows.candidate)
+    constant = loss_rows(task, rows.labels, np.full(rows.labels.size, train_label_mean))
+    if not np.isfinite(own).all():  # squared errors can overflow though every score is finite
+        return Check("beats-constant", False, f"its {LOSS_NAMES[task]} is not finite on some rows")
+    bounds = cluster_bounds(by_day(own - constant, rows.days), confidence=gate.confidence, seed=seed)
+    figures = (
+        f"its mean {LOSS_NAMES[task]} is {number(float(own.mean()))} "
+        f"against {number(float(constant.mean()))} of always answering the training label mean"
     )
+    if bounds.upper < gate.margin or bounds.lower <= 0:
+        return Check("beats-constant", True, figures)
+    return Check("beats-constant", False, f"{figures}, significantly worse")
 
 
 def _ranks(rows: Rows) -> Check:

@@ -140,6 +140,35 @@ async def test_what_is_gone_cannot_be_judged(client: httpx.AsyncClient, world: W
     assert (await ask(client, {"candidate": 1})).status_code == 409
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/pipelines/NOT%20A%20NAME/validations", 422),
+        ("/v1/pipelines/flights%00/alerts", 422),
+        (f"/v1/pipelines/{'x' * 300}/monitoring", 422),
+        (f"{BASE}/validations?limit=0", 422),
+        (f"{BASE}/validations?limit=99999999999999999999", 422),
+        (f"{BASE}/validations?after=1", 422),
+        (f"{BASE}/validations/1", 422),
+        (f"{BASE}/validations/{uuid.uuid4()}", 404),
+        (f"{BASE}/alerts?after=%00", 422),
+        (f"{BASE}/monitoring?from=%00", 422),
+        (f"{BASE}/monitoring?to=99999999999999999999", 422),
+    ],
+)
+async def test_wrong_addresses_are_problems(client: httpx.AsyncClient, path: str, status: int) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"candidate": NaN}', b'{"candidate": 1e999}', b"\xff"])
+async def test_wrong_json_is_a_problem(client: httpx.AsyncClient, body: bytes) -> None:
+    for path in ("validations", f"validations/{uuid.uuid4()}/approve"):
+        answer = await client.post(f"{BASE}/{path}", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422)
+
+
 async def test_scopes_and_pipelines(client: httpx.AsyncClient, world: World) -> None:
     world.version()
     assert (await ask(client, {"candidate": 1}, **as_key(READER_KEY))).status_code == 403

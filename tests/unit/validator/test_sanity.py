@@ -58,6 +58,14 @@ def test_a_bias_that_a_few_days_could_explain_is_no_fault() -> None:
     assert next(c for c in outcome.checks if c.name == "unbiased").passed
 
 
+def test_no_better_than_the_constant_is_sane_but_significantly_worse_is_not() -> None:
+    labels, p, days = flights()
+    rng = np.random.default_rng(4)
+    hazy, wild = (np.clip(p * np.exp(rng.normal(0, spread, p.size)), 0.001, 0.999) for spread in (0.5, 2.5))
+    assert judged(labels, hazy, days).verdict is ValidationState.PASSED
+    assert "beats-constant" in [c.name for c in judged(labels, wild, days).checks if not c.passed]
+
+
 def test_regression_measures_bias_in_label_deviations() -> None:
     rng = np.random.default_rng(2)
     days = np.repeat(np.arange(10), 100)
