@@ -23,15 +23,13 @@ from services.serving.releases import Releases
 from services.serving.routes import admin, feedback, predict
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
+from services.serving.transactions import Transactions
 from shared.artifacts import open_store
 from shared.config import CommonSettings
 from shared.keyring import KeyRing, read_from
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import make_sessions, open_engine
 from shared.web.app import make_app
-
-FRESH_S = 10.0
-"""A registry reading older than this is told as degraded."""
 
 DESCRIPTION = """Predictions from the live model, logged before they leave; feedback on them; and which version is live.
 
@@ -72,6 +70,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         )
         follower = Follower(read, slots, folder.path, poll_s=settings.poll_s)
         listener = Listener(common.database_url.get_secret_value(), follower.wake)
+        transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
         predictor = Predictor(follower, slots, spool, ids, settings)
         metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
         metrics.SHIP_LAG_SECONDS.set_function(lambda: shipper.lag_s)
@@ -80,7 +79,8 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
             follower=follower,
             slots=slots,
             predictor=predictor,
-            releases=Releases(sessions, slots, follower, settings),
+            transactions=transactions,
+            releases=Releases(transactions, slots, follower, settings),
             ids=ids,
         )
         for part in (syncer, shipper, follower, listener):
@@ -90,8 +90,8 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
             yield
         finally:
             drain.uninstall()
-            await asyncio.to_thread(listener.stop)
-            await asyncio.to_thread(follower.stop)
+            # The ring, too: nothing may use the engine once it is disposed of.
+            await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower, ring)))
             predictor.close()
             slots.close()
             await asyncio.to_thread(shipper.stop, settings.flush_s)
@@ -116,7 +116,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
             "models": lambda: follower_of().check_live(),
             "registry_age": lambda: follower_of().check_fresh(settings.registry_max_age_s),
         },
-        helpful_checks={"postgres": lambda: follower_of().check_fresh(FRESH_S), "artifacts": store.ping},
+        helpful_checks={"postgres": lambda: follower_of().check_answering(), "artifacts": store.ping},
         lifespan=life,
         keys=ring,
     )

@@ -23,6 +23,7 @@ from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease, ModelSlots
 from services.serving.prediction_log.record import encode
 from services.serving.prediction_log.spool import Spool
+from shared.contracts.scopes import Scope
 from shared.errors import FieldError, Invalid, NotFound, Unavailable
 from shared.ids import id_time, new_id
 from shared.keys import Principal
@@ -84,6 +85,8 @@ class Predictor:
         request_id = new_id()
         document = await self._maybe_aside(len(body) > INLINE_BODY_BYTES, strict_json, body)
         asked = read_envelope(document, max_instances=self._settings.max_instances, names_model=model is None)
+        if asked.version is not None:
+            caller.require(Scope.PREDICT_VERSION)
         pipeline = self._choose(model or asked.model, asked, caller)
         with await self._lease(pipeline, asked.version) as lease:
             work = _Work(self._ids, pipeline, lease, request_id, caller.key_id, caller_request_id, began_s)

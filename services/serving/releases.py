@@ -2,11 +2,9 @@
 this replica could not load and warm.
 """
 
-import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
@@ -18,12 +16,10 @@ from services.serving.models.acquire import finished, load_and_lease
 from services.serving.models.follower import Follower
 from services.serving.models.slots import Lease, ModelSlots
 from services.serving.schemas import PromoteRequest, ReleaseResponse, RollbackRequest
+from services.serving.transactions import Transactions
 from shared.errors import Invalid, NotFound, Unavailable
-from shared.registry.session import Sessions
 from shared.registry.states import VersionState
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion
-
-T = TypeVar("T")
 
 PROMOTE, ROLLBACK = "promote", "rollback"
 CHECK_VIOLATION = "23514"
@@ -58,8 +54,10 @@ def rollback_target(history: Sequence[DeploymentChange]) -> uuid.UUID | None:
 class Releases:
     """Promotes and rolls back."""
 
-    def __init__(self, sessions: Sessions, slots: ModelSlots, follower: Follower, settings: ServingSettings) -> None:
-        self._sessions = sessions
+    def __init__(
+        self, transactions: Transactions, slots: ModelSlots, follower: Follower, settings: ServingSettings
+    ) -> None:
+        self._transactions = transactions
         self._slots = slots
         self._follower = follower
         self._settings = settings
@@ -80,7 +78,7 @@ class Releases:
             return promote(session, name, order, actor)
 
         # Refused or done already: known before anything is loaded.
-        await self._in_transaction(lambda session: _dry(session, change))
+        await self._transactions.run(lambda session: _dry(session, change))
         return await self._release(name, order.version, change)
 
     async def roll_back(self, name: str, order: RollbackRequest, actor: str) -> ReleaseResponse:
@@ -94,12 +92,12 @@ class Releases:
         def change(session: Session) -> Released:
             return roll_back(session, name, order, actor)
 
-        target = await self._in_transaction(lambda session: _dry(session, change))
+        target = await self._transactions.run(lambda session: _dry(session, change))
         return await self._release(name, target.live, change)
 
     async def _release(self, name: str, version: int, change: Callable[[Session], Released]) -> ReleaseResponse:
         with await self._loaded(name, version):
-            released = await self._in_transaction(change)
+            released = await self._transactions.run(change)
             self._follower.wake()
             applied = await self._applied(name, released)
         return ReleaseResponse(
@@ -113,7 +111,7 @@ class Releases:
 
     async def _loaded(self, name: str, version: int) -> Lease:
         """A lease on the version: proof that it serves here, and a reason not to unload it before the switch."""
-        catalogue = await self._in_transaction(
+        catalogue = await self._transactions.run(
             lambda session: repository.read_catalogue(session, self._follower.catalogue)
         )
         pipeline = catalogue.pipelines.get(name)
@@ -130,13 +128,6 @@ class Releases:
         except Unavailable:
             return False
         return True
-
-    async def _in_transaction(self, act: Callable[[Session], T]) -> T:
-        def run() -> T:
-            with self._sessions.begin() as session:
-                return act(session)
-
-        return await asyncio.to_thread(run)
 
 
 def promote(session: Session, name: str, order: PromoteRequest, actor: str) -> Released:

@@ -22,6 +22,9 @@ log = structlog.stdlib.get_logger(__name__)
 SAVE_EVERY_S = 60.0
 """The saved state is renewed this often even when nothing changed: its time says how fresh the knowledge is."""
 
+ANSWERING_S = 5.0
+"""A registry that was last read longer ago than this does not answer."""
+
 Read = Callable[[Catalogue], Catalogue]
 """Reads the registry, given what is known; blocks; raises whatever a driver raises."""
 
@@ -167,11 +170,16 @@ class Follower:
         if silent:
             raise Unavailable(f"{len(silent)} deployed model(s) are not loaded yet: {', '.join(sorted(silent)[:5])}")
 
+    def check_answering(self) -> None:
+        """Raises Unavailable when the registry did not answer the last time, or has not for several polls."""
+        if self._failing:
+            raise Unavailable("The registry does not answer at the moment; try again shortly.")
+        self.check_fresh(max(ANSWERING_S, 5 * self._poll_s))
+
     def check_fresh(self, limit_s: float) -> None:
         """Raises Unavailable when the registry was last read longer ago than `limit_s`."""
         age_s = self.age_s
         metrics.REGISTRY_AGE_SECONDS.set(age_s or 0.0)
         if age_s is None or age_s > limit_s:
-            raise Unavailable(
-                "the registry was never read" if age_s is None else f"the registry was last read {age_s:.0f} s ago"
-            )
+            when = "never" if age_s is None else f"last {age_s:.0f} s ago"
+            raise Unavailable(f"The registry was {when} read; it does not answer. Try again shortly.")

@@ -11,7 +11,8 @@ from shared.contracts.tasks import DEPLOYMENT_CHANNEL
 
 log = structlog.stdlib.get_logger(__name__)
 
-HEARD_EVERY_S = 1.0
+STOP_S = 0.5
+"""How soon the thread hears that it is to end."""
 RECONNECT_S = 2.0
 
 
@@ -37,7 +38,7 @@ class Listener:
     def stop(self) -> None:
         """End the thread."""
         self._stopping.set()
-        self._thread.join(timeout=HEARD_EVERY_S + 2)
+        self._thread.join(timeout=STOP_S + 2)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -60,5 +61,5 @@ class Listener:
             connection.execute(sql.SQL("listen {}").format(sql.Identifier(DEPLOYMENT_CHANNEL)))
             self._heard()
             while not self._stopping.is_set():
-                for _ in connection.notifies(timeout=HEARD_EVERY_S, stop_after=1):
+                for _ in connection.notifies(timeout=STOP_S, stop_after=1):
                     self._heard()

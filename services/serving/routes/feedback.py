@@ -13,7 +13,6 @@ from services.serving.routes.state import ServingDep
 from services.serving.schemas import FeedbackItem, FeedbackResponse
 from shared.contracts.scopes import Scope
 from shared.errors import Invalid, UnsupportedMedia
-from shared.registry.session import Sessions
 from shared.web.auth import GuardedRouter, principal, requires
 from shared.web.body import is_json, strict_json
 
@@ -35,15 +34,12 @@ async def feedback(request: Request, serving: ServingDep) -> FeedbackResponse:
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
     body, received_at, limit = await request.body(), datetime.now(UTC), serving.settings.max_instances
-    sessions: Sessions = request.app.state.sessions
     pipelines = serving.follower.catalogue.visible(principal(request))
 
-    def take() -> FeedbackResponse:
-        items = _items(strict_json(body), limit)
-        with sessions.begin() as session:
-            return take_feedback(session, items, pipelines, serving.ids, received_at)
-
-    report = await asyncio.to_thread(take)
+    items = await asyncio.to_thread(lambda: _items(strict_json(body), limit))
+    report = await serving.transactions.run(
+        lambda session: take_feedback(session, items, pipelines, serving.ids, received_at)
+    )
     for status, count in (
         ("accepted", report.accepted),
         ("duplicate", report.duplicates),

@@ -9,6 +9,7 @@ from services.serving.models.follower import Follower
 from services.serving.models.slots import ModelSlots
 from services.serving.predict import Predictor
 from services.serving.releases import Releases
+from services.serving.transactions import Transactions
 from shared.prediction_ids import PredictionIds
 
 
@@ -22,6 +23,7 @@ class Serving:
         follower: Follower,
         slots: ModelSlots,
         predictor: Predictor,
+        transactions: Transactions,
         releases: Releases,
         ids: PredictionIds,
     ) -> None:
@@ -29,6 +31,7 @@ class Serving:
         self.follower = follower
         self.slots = slots
         self.predictor = predictor
+        self.transactions = transactions
         self.releases = releases
         self.ids = ids
 
