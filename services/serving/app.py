@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
+from sqlalchemy.engine import make_url
 
 from services.serving import metrics, repository
 from services.serving.config import ServingSettings
@@ -34,6 +35,11 @@ from shared.web.app import make_app
 DESCRIPTION = """Predictions from the live model, logged before they leave; feedback on them; and which version is live.
 
 A prediction needs no database: the deployment pointer, API keys and models are kept at hand."""
+
+
+def plain_url(url: str) -> str:
+    """A SQLAlchemy URL as libpq takes it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def create_app(common: CommonSettings | None = None, settings: ServingSettings | None = None) -> FastAPI:
@@ -68,8 +74,14 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         shipper = Shipper(
             settings.spool_dir, folder.path, spool, repository.PredictionStore(sessions), interval_s=settings.ship_s
         )
-        follower = Follower(read, slots, folder.path, poll_s=settings.poll_s)
-        listener = Listener(common.database_url.get_secret_value(), follower.wake)
+        follower = Follower(
+            read,
+            slots,
+            folder.path,
+            poll_s=settings.poll_s,
+            saved=lambda: loader.forget_others(slots.digests()),
+        )
+        listener = Listener(plain_url(common.sqlalchemy_url), follower.wake)
         transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
         predictor = Predictor(follower, slots, spool, ids, settings)
         metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)

@@ -32,7 +32,9 @@ Read = Callable[[Catalogue], Catalogue]
 class Follower:
     """The thread, and the catalogue it keeps."""
 
-    def __init__(self, read: Read, slots: ModelSlots, folder: Path, *, poll_s: float) -> None:
+    def __init__(
+        self, read: Read, slots: ModelSlots, folder: Path, *, poll_s: float, saved: Callable[[], None] = lambda: None
+    ) -> None:
         """Prepare; nothing is read before `start`.
 
         Args:
@@ -40,11 +42,14 @@ class Follower:
             slots: what is driven.
             folder: where the catalogue is kept for the next start.
             poll_s: time between two readings.
+            saved: called after the catalogue was written: the moment to tidy up what it does not need.
         """
         self._read = read
         self._slots = slots
         self._folder = folder
         self._poll_s = poll_s
+        self._poll_due_s = 0.0
+        self._after_save = saved
         self._catalogue = Catalogue()
         self._known = False
         self._read_at_s: float | None = None
@@ -100,8 +105,6 @@ class Follower:
         self._poll_due_s = 0.0
         self._slots.changed.set()
 
-    _poll_due_s = 0.0
-
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._slots.changed.clear()
@@ -153,6 +156,7 @@ class Follower:
         try:
             state_file.save(self._folder, self._catalogue, datetime.now(UTC))
             self._saved = (now_s, self._catalogue)
+            self._after_save()
         except OSError as error:
             log.warning("the state cannot be saved for the next start", error=type(error).__name__)
 

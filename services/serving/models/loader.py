@@ -1,7 +1,9 @@
 """From a version's digest to a warm model: fetched, verified, checked, loaded, with the reader of its instances."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.serving.errors import NotLoadable
@@ -13,6 +15,9 @@ from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, Unavailable
 from shared.instances import InstanceReader
 from shared.spec import CategoryFeature, NumberFeature, PipelineSpec, parse
 
+CACHED_S = 3600.0
+"""A cached artifact stays at least this long: it may be about to be loaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -20,6 +25,8 @@ class Loaded:
 
     version: Version
     reader: InstanceReader
+    current_spec: int
+    """The pipeline's spec version that `reader` knows beside the version's own."""
     model: Model
     load_s: float
 
@@ -59,7 +66,14 @@ class Loader:
             raise
         except (ArtifactCorrupt, ArtifactMissing, Invalid) as error:
             raise NotLoadable(f"Version {number} of {pipeline.name} cannot serve: {error.detail}") from error
-        return Loaded(version, reader, model, time.monotonic() - began)
+        return Loaded(version, reader, pipeline.spec_version, model, time.monotonic() - began)
+
+    def forget_others(self, keep: Collection[str]) -> None:
+        """Remove cached copies of artifacts that are not in use and were not fetched just now."""
+        for path in self._cache.glob("??/*"):
+            with suppress(OSError):
+                if path.name not in keep and time.time() - path.stat().st_mtime > CACHED_S:
+                    path.unlink()
 
     def _fetch(self, digest: str) -> bytes:
         try:
@@ -71,6 +85,13 @@ class Loader:
                 f"the stored bytes of artifact {digest} do not have this sha256; restore or rebuild it"
             )
         return data
+
+
+def refit(loaded: Loaded, pipeline: Pipeline) -> Loaded:
+    """The same version, reading instances by the pipeline's current spec."""
+    spec = parse(dict(pipeline.specs[loaded.version.spec_version]))
+    reader = reader_for(spec, parse(dict(pipeline.spec)))
+    return replace(loaded, reader=reader, current_spec=pipeline.spec_version)
 
 
 def reader_for(spec: PipelineSpec, current: PipelineSpec) -> InstanceReader:

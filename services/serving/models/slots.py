@@ -18,7 +18,7 @@ import structlog
 from services.serving import metrics
 from services.serving.errors import NotLoadable
 from services.serving.models.catalogue import Pipeline
-from services.serving.models.loader import Loaded
+from services.serving.models.loader import Loaded, refit
 from services.serving.models.policy import (
     LOADED,
     Activate,
@@ -239,6 +239,7 @@ class ModelSlots:
         """Take the steps that the pipeline's pointer asks for now; what must be loaded is loaded in the background."""
         pointer = pipeline.pointer
         wanted = None if pointer is None else Wanted(pointer.generation, pointer.live, pointer.previous)
+        self._refit(pipeline)
         for _ in range(MAX_STEPS):
             with self._lock:
                 group = self._groups.setdefault(pipeline.name, _Group())
@@ -258,6 +259,17 @@ class ModelSlots:
                                 log.info("model version unloaded", model=pipeline.name, version=version)
             if not actions:
                 return
+
+    def _refit(self, pipeline: Pipeline) -> None:
+        with self._lock:
+            group = self._groups.setdefault(pipeline.name, _Group())
+            stale = [
+                (slot, slot.loaded)
+                for slot in group.slots.values()
+                if slot.loaded is not None and slot.loaded.current_spec != pipeline.spec_version
+            ]
+        for slot, loaded in stale:
+            slot.loaded = refit(loaded, pipeline)
 
     def _activate(self, pipeline: Pipeline, group: _Group, version: int, generation: int) -> None:
         slot = group.slots[version]

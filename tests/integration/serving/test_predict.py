@@ -2,13 +2,17 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+import spox.opset.ai.onnx.v21 as op
+from spox import Tensor, argument
 
 from shared.prediction_ids import PredictionIds
+from shared.registry.session import Sessions
 from tests.conftest import PREDICTION_SECRET
-from tests.integration.serving.conftest import Replica, bearer, flight, sample
+from tests.integration.serving.conftest import Replica, bearer, flight, running, sample, until
 from tests.integration.serving.registry import PREDICT_KEY, Registry
-from tests.unit.serving.tiny_model import tiny_model
+from tests.unit.serving.tiny_model import SPEC, finish, tiny_model
 
 
 async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, replica: Replica) -> None:
@@ -52,3 +56,87 @@ async def test_a_key_with_the_predict_scope_is_enough(registry: Registry, replic
     await replica.promote(1)
     answer = await replica.client.post("/predict", json={"instances": [flight()]}, headers=bearer(PREDICT_KEY))
     assert answer.status_code == 200
+
+
+async def test_what_a_new_spec_adds_is_taken_and_logged_before_its_model_is_live(
+    registry: Registry, replica: Replica
+) -> None:
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    await replica.promote(1)
+    richer = flight(1, temp=20.5, seat="12A")
+    assert (await replica.predict(richer)).status_code == 422
+    registry.respec(columns=["note", "seat"], features={**SPEC["features"], "temp": {"type": "number"}})
+
+    async def taken() -> bool:
+        return (await replica.predict(richer)).status_code == 200
+
+    await until(taken, "the new spec is known")
+    assert (await replica.predict(flight(2))).status_code == 200, "the old fields still do"
+    first, *_ = await replica.shipped(2)
+    assert first.instance == {"carrier": "AA", "distance": 500.0, "temp": 20.5, "seat": "12A"}
+
+
+async def test_a_named_version_is_logged_as_pinned(registry: Registry, replica: Replica) -> None:
+    registry.pipeline()
+    for base in (0.125, 0.25, 0.5):
+        registry.version(tiny_model(base))
+    await replica.promote(2)
+    answer = await replica.predict(flight(carrier="UA"), version=3)
+    assert (answer.json()["model_version"], answer.json()["predictions"][0]["score"]) == (3, 0.5)
+    (row,) = await replica.shipped(1)
+    assert (row.version_number, row.pinned, row.generation) == (3, True, 1)
+    broken = registry.version(b"damaged")
+    await until(lambda: broken in replica.serving.follower.pipeline("delays").versions, "the version is known")
+    refused = await replica.predict(version=broken)
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:relevo:problem:not-loadable")
+
+
+async def test_without_strictness_a_full_log_is_counted_and_not_refused(
+    registry: Registry, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVING_LOG_STRICT", "false")
+    monkeypatch.setenv("SERVING_SPOOL_LIMIT_BYTES", "10")
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    async with running(sessions) as replica:
+        await replica.promote(1)
+        before = sample("relevo_serving_log_dropped_total")
+        assert (await replica.predict(flight(1), flight(2))).status_code == 200
+        assert sample("relevo_serving_log_dropped_total") == before + 2
+
+
+async def test_a_score_that_is_not_finite_is_no_answer(registry: Registry, replica: Replica) -> None:
+    x, departs = argument(Tensor(np.float32, ("n",))), argument(Tensor(np.int64, ("n",)))
+    carrier = argument(Tensor(np.str_, ("n",)))
+    large = op.greater(x, op.const(np.float32(1e6)))
+    score = op.where(large, op.const(np.float32(np.nan)), op.const(np.float32(0.5)))
+    score = op.add(score, op.mul(op.cast(departs, to=np.float32), op.const(np.float32(0))))
+    other = op.mul(op.cast(op.equal(carrier, op.const(np.array("AA"))), to=np.float32), op.const(np.float32(0)))
+    registry.pipeline()
+    registry.version(finish({"carrier": carrier, "distance": x, "departs": departs}, op.add(score, other)))
+    assert (await replica.promote(1)).status_code == 200
+    assert (await replica.predict(flight(1))).status_code == 200
+    answer = await replica.predict(flight(2), flight(3, distance=1e7))
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"loc": ["body", "instances", 1], "msg": "version 1 gives no finite score for this row"}
+    ]
+    assert len(await replica.shipped(1)) == 1
+
+
+async def test_the_metrics_tell_what_serves_and_how_far_the_log_is(registry: Registry, replica: Replica) -> None:
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    await replica.promote(1)
+    await replica.predict(flight(1, carrier="UA"))
+    await replica.shipped(1)
+    text = (await replica.client.get("/metrics")).text
+    for line in (
+        'relevo_serving_live_version{model="delays"} 1.0',
+        'relevo_serving_generation{model="delays"} 1.0',
+        'relevo_serving_train_label_mean{model="delays"} 0.25',
+    ):
+        assert line in text
+    for name in ("spool_bytes", "ship_lag_seconds", "log_append_seconds_bucket", "request_seconds_bucket", "score_sum"):
+        assert f"relevo_serving_{name}" in text
