@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from math import inf
 
 from fastapi import FastAPI
 from sqlalchemy.engine import make_url
@@ -84,6 +85,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         listener = Listener(plain_url(common.sqlalchemy_url), follower.wake)
         transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
         predictor = Predictor(follower, slots, spool, ids, settings)
+        metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
         metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
         metrics.SHIP_LAG_SECONDS.set_function(lambda: shipper.lag_s)
         app.state.serving = Serving(

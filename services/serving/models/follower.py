@@ -11,7 +11,6 @@ from pathlib import Path
 
 import structlog
 
-from services.serving import metrics
 from services.serving.models import state_file
 from services.serving.models.catalogue import Catalogue, Pipeline
 from services.serving.models.slots import ModelSlots
@@ -183,7 +182,6 @@ class Follower:
     def check_fresh(self, limit_s: float) -> None:
         """Raises Unavailable when the registry was last read longer ago than `limit_s`."""
         age_s = self.age_s
-        metrics.REGISTRY_AGE_SECONDS.set(age_s or 0.0)
         if age_s is None or age_s > limit_s:
             when = "never" if age_s is None else f"last {age_s:.0f} s ago"
             raise Unavailable(f"The registry was {when} read; it does not answer. Try again shortly.")

@@ -12,7 +12,16 @@ from shared.contracts.scopes import ADMIN, Scope
 from shared.keys import ensure_key
 from shared.registry.session import Sessions
 from shared.registry.states import DatasetState, Decision, RunState, ValidationState, VersionState
-from shared.registry.tables import Dataset, ModelVersion, Pipeline, Run, SpecVersion, Validation
+from shared.registry.tables import (
+    Dataset,
+    Deployment,
+    DeploymentChange,
+    ModelVersion,
+    Pipeline,
+    Run,
+    SpecVersion,
+    Validation,
+)
 from shared.spec import parse, spec_digest
 from tests.unit.serving.tiny_model import SIGNATURE, SPEC
 
@@ -109,6 +118,31 @@ class Registry:
                     Validation(pipeline_id=pipeline.id, candidate_id=version.id, state=passed, decision=verdict)
                 )
             return number
+
+    def deploy(self, number: int, name: str = "delays", generation: int = 1) -> None:
+        """Move the pointer as another replica would."""
+        with self.sessions.begin() as session:
+            pipeline = session.exec(select(Pipeline).where(Pipeline.name == name)).one()
+            version = session.exec(
+                select(ModelVersion).where(ModelVersion.pipeline_id == pipeline.id, ModelVersion.number == number)
+            ).one()
+            row = session.get(Deployment, pipeline.id) or Deployment(
+                pipeline_id=pipeline.id, generation=0, live_version_id=version.id, updated_at=AS_OF
+            )
+            before = row.live_version_id if row.generation else None
+            row.generation, row.live_version_id = generation, version.id
+            session.add(row)
+            session.flush()
+            session.add(
+                DeploymentChange(
+                    pipeline_id=pipeline.id,
+                    generation=generation,
+                    action="promote",
+                    version_id=version.id,
+                    previous_version_id=before,
+                    actor="another replica",
+                )
+            )
 
     @staticmethod
     def _spec(session: Session, pipeline_id: uuid.UUID, number: int, spec: Any) -> None:
