@@ -28,7 +28,7 @@ class ServingSettings(BaseSettings):
     """Time between two batches of predictions sent to PostgreSQL under light load."""
     poll_s: float = Field(default=1, gt=0)
     """Time between two readings of the deployment pointers; notifications are usually faster."""
-    registry_wait_s: float = Field(default=5, gt=0)
+    registry_wait_s: float = Field(default=20, gt=0)
     """How long feedback and administration wait for PostgreSQL before they answer 503."""
     registry_max_age_s: float = Field(default=3600, gt=0)
     """How old the last reading of the registry may get before /readyz turns red. Predictions go on while keys are valid."""

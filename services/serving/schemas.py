@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.serving.models.policy import SlotState
 from shared.spec.types import Name, Text
@@ -139,7 +139,9 @@ class _Change(_Request):
         default=None,
         description="Change only if the pointer is still at this generation (0: nothing deployed yet); else 409.",
     )
-    effective_at: datetime | None = Field(default=None, description="In a replay: the simulated moment of the change.")
+    effective_at: AwareDatetime | None = Field(
+        default=None, description="In a replay: the simulated moment of the change."
+    )
 
 
 class PromoteRequest(_Change):

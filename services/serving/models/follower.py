@@ -21,7 +21,7 @@ log = structlog.stdlib.get_logger(__name__)
 SAVE_EVERY_S = 60.0
 """The saved state is renewed this often even when nothing changed: its time says how fresh the knowledge is."""
 
-ANSWERING_S = 5.0
+ANSWERING_S = 10.0
 """A registry that was last read longer ago than this does not answer."""
 
 Read = Callable[[Catalogue], Catalogue]
