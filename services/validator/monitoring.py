@@ -18,6 +18,8 @@ class Predictions:
 
     day: NDArray[np.datetime64]
     """datetime64[D], UTC, of the event time."""
+    event_s: Floats
+    """Event time, epoch seconds."""
     score: Floats
     label: Floats
     """NaN while the truth is not known."""

@@ -1,13 +1,15 @@
 """SQL of monitoring: which days changed, what was predicted on them, what became known, and the rows kept of it.
 
-The log has no index by event time or key, so finding the days' predictions reads the pipeline's whole log, but only its narrow
-columns: never the instances.
+The log has no index by event time, so finding a day's predictions reads the pipeline's whole log once, but only its narrow columns
+(never the instances). Which days changed is found by index, unless labels came by key alone.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, select, text
@@ -26,6 +28,9 @@ from shared.registry.tables import (
     Pipeline,
     PredictionRequest,
 )
+
+QUERY_TIMEOUT_MS = 600_000
+"""A first look at a long history takes a while; what is new later is seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,59 +52,55 @@ class Live:
     latest: MonitoringDay | None
 
 
-_TOUCHED_DAYS = text("""
-    with live as (
-        select r.seq, r.request_id, (u.position - 1)::int as row_index, u.key,
-               (u.event_time at time zone 'UTC')::date as day
-        from prediction_requests r
-        cross join lateral unnest(r.keys, r.event_times) with ordinality as u(key, event_time, position)
-        where r.pipeline_id = :pipeline and not r.pinned and r.seq <= :predictions
-    ),
-    told as (
-        select coalesce(l.key, r.keys[l.row_index + 1]) as key
-        from labels l
-        left join prediction_requests r on r.request_id = l.request_id
-        where l.pipeline_id = :pipeline and l.seq > :old_labels and l.seq <= :labels
-    )
-    select distinct day from live
-    where seq > :old_predictions or key in (select key from told where key is not null)
-    order by day
+_DAYS_OF_PREDICTIONS = text("""
+    select distinct (u.event_time at time zone 'UTC')::date as day
+    from prediction_requests r cross join lateral unnest(r.event_times) as u(event_time)
+    where r.pipeline_id = :pipeline and not r.pinned and r.seq > :old_predictions and r.seq <= :predictions
+    union
+    select distinct (r.event_times[l.row_index + 1] at time zone 'UTC')::date as day
+    from labels l join prediction_requests r on r.request_id = l.request_id
+    where l.pipeline_id = :pipeline and l.seq > :old_labels and l.seq <= :labels
+      and r.pipeline_id = :pipeline and r.seq <= :predictions and l.row_index < cardinality(r.event_times)
 """)
 
-_PREDICTIONS = text("""
-    select distinct on (day, key) day, key, score, version_id, event_time
-    from (
-        select r.requested_at, r.request_id, u.position, u.key, u.event_time, u.score, r.version_id,
-               (u.event_time at time zone 'UTC')::date as day
+_DAYS_OF_KEYS = text("""
+    select distinct (u.event_time at time zone 'UTC')::date as day
+    from prediction_requests r cross join lateral unnest(r.keys, r.event_times) as u(key, event_time)
+    where r.pipeline_id = :pipeline and not r.pinned and r.seq <= :predictions and u.key in (
+        select key from labels where pipeline_id = :pipeline and seq > :old_labels and seq <= :labels and key is not null
+    )
+""")
+
+# A label given for a prediction, pinned or not, is a label of that prediction's example.
+_PREDICTIONS = text(f"""
+    with shown as materialized (
+        select r.requested_at, r.request_id, (u.position - 1)::int as row_index, r.version_id, r.pinned,
+               u.key, u.event_time, u.score, (u.event_time at time zone 'UTC')::date as day
         from prediction_requests r
         cross join lateral unnest(r.keys, r.event_times, r.scores) with ordinality as u(key, event_time, score, position)
-        where r.pipeline_id = :pipeline and not r.pinned and r.seq <= :predictions
-    ) as live
-    where day = any(:days)
-    order by day, key, requested_at, request_id, position
-""")
-
-# A label given for a prediction is a label of that prediction's example, whichever prediction of it is looked at.
-_LABELS = text(f"""
-    with asked as (select unnest(cast(:keys as text[])) as key),
-    answered as (
-        select r.request_id, (u.position - 1)::int as row_index, u.key
-        from prediction_requests r
-        cross join lateral unnest(r.keys) with ordinality as u(key, position)
-        join asked on asked.key = u.key
-        where r.pipeline_id = :pipeline
-    )
-    select distinct on (key) key, label
-    from (
-        select l.key, l.label, l.source_rank, l.label_time, l.content_digest
-        from labels l join asked on asked.key = l.key
-        where l.pipeline_id = :pipeline and l.seq <= :labels
+        where r.pipeline_id = :pipeline and r.seq <= :predictions
+          and (u.event_time at time zone 'UTC')::date = any(:days)
+    ),
+    live as (
+        select distinct on (day, key) day, key, score, version_id, event_time
+        from shown where not pinned
+        order by day, key, requested_at, request_id, row_index
+    ),
+    told as (
+        select s.day, s.key, l.label, l.source_rank, l.label_time, l.content_digest
+        from live s join labels l on l.pipeline_id = :pipeline and l.key = s.key
+        where l.seq <= :labels
         union all
-        select a.key, l.label, l.source_rank, l.label_time, l.content_digest
-        from answered a join labels l on l.request_id = a.request_id and l.row_index = a.row_index
+        select s.day, s.key, l.label, l.source_rank, l.label_time, l.content_digest
+        from shown s join labels l on l.request_id = s.request_id and l.row_index = s.row_index
         where l.pipeline_id = :pipeline and l.seq <= :labels
-    ) as told
-    order by key, {EFFECTIVE_ORDER}
+    ),
+    effective as (
+        select distinct on (day, key) day, key, label from told order by day, key, {EFFECTIVE_ORDER}
+    )
+    select live.day, live.score, live.version_id, live.event_time, effective.label
+    from live left join effective using (day, key)
+    order by live.day
 """)  # noqa: S608 - a constant of the code
 
 
@@ -119,7 +120,7 @@ def claim_watermark(session: Session, pipeline_id: uuid.UUID) -> MonitoringWater
     return session.scalars(query.with_for_update(skip_locked=True)).one_or_none()
 
 
-def touched_days(session: Session, pipeline_id: uuid.UUID, old: Watermark, new: Watermark) -> Sequence[date]:
+def touched_days(session: Session, pipeline_id: uuid.UUID, old: Watermark, new: Watermark) -> list[date]:
     """The days of event time whose live predictions or labels grew between two watermarks, in order."""
     values = {
         "pipeline": pipeline_id,
@@ -128,34 +129,49 @@ def touched_days(session: Session, pipeline_id: uuid.UUID, old: Watermark, new: 
         "predictions": new.predictions,
         "labels": new.labels,
     }
-    return session.scalars(_TOUCHED_DAYS, values).all()
+    by_key = select(col(Label.seq)).where(
+        col(Label.pipeline_id) == pipeline_id,
+        col(Label.seq) > old.labels,
+        col(Label.seq) <= new.labels,
+        col(Label.key).is_not(None),
+    )
+    days = set(session.scalars(_DAYS_OF_PREDICTIONS, values))
+    if session.scalar(select(by_key.exists())):
+        days |= set(session.scalars(_DAYS_OF_KEYS, values))
+    return sorted(days)
 
 
-def predictions_of(
+def predictions_by_day(
     session: Session, pipeline_id: uuid.UUID, days: Sequence[date], upto: Watermark
-) -> tuple[Predictions, list[datetime]]:
-    """The live predictions of some days, one a key (the earliest), with their effective labels; and their event times."""
+) -> Iterator[Predictions]:
+    """The live predictions of each of these days, one a key (the earliest), with their effective labels; a day at a time."""
+    if not days:
+        return
+    session.execute(text(f"set local statement_timeout = {QUERY_TIMEOUT_MS}"))
+    versions = {
+        v.id: v for v in session.scalars(select(ModelVersion).where(col(ModelVersion.pipeline_id) == pipeline_id))
+    }
     rows = session.execute(
-        _PREDICTIONS, {"pipeline": pipeline_id, "days": list(days), "predictions": upto.predictions}
-    ).all()
-    keys = list({row.key for row in rows})
-    label_rows = session.execute(_LABELS, {"pipeline": pipeline_id, "keys": keys, "labels": upto.labels})
-    labels: dict[str, float] = {row.key: row.label for row in label_rows}
-    ids = {row.version_id for row in rows}
-    versions = {v.id: v for v in session.scalars(select(ModelVersion).where(col(ModelVersion.id).in_(ids)))}
+        _PREDICTIONS,
+        {"pipeline": pipeline_id, "days": list(days), "predictions": upto.predictions, "labels": upto.labels},
+        execution_options={"stream_results": True, "yield_per": 5000},
+    )
+    for _, group in groupby(rows, key=lambda row: row.day):
+        yield _columns(list(group), versions)
+
+
+def _columns(rows: Sequence[Any], versions: Mapping[uuid.UUID, ModelVersion]) -> Predictions:
     answered = [versions[row.version_id] for row in rows]
-    predictions = Predictions(
+    event_s = np.array([row.event_time.timestamp() for row in rows], dtype=np.float64)
+    return Predictions(
         day=np.array([row.day for row in rows], dtype="datetime64[D]"),
+        event_s=event_s,
         score=np.array([row.score for row in rows], dtype=np.float64),
-        label=np.array([labels.get(row.key, np.nan) for row in rows], dtype=np.float64),
+        label=np.array([np.nan if row.label is None else row.label for row in rows], dtype=np.float64),
         version=np.array([version.number for version in answered], dtype=np.int64),
         train_label_mean=np.array([version.train_label_mean for version in answered], dtype=np.float64),
-        age_s=np.array(
-            [(row.event_time - version.as_of).total_seconds() for row, version in zip(rows, answered, strict=True)],
-            dtype=np.float64,
-        ),
+        age_s=event_s - np.array([version.as_of.timestamp() for version in answered], dtype=np.float64),
     )
-    return predictions, [row.event_time for row in rows]
 
 
 def store_days(session: Session, pipeline_id: uuid.UUID, days: Iterable[DayQuality]) -> None:

@@ -16,6 +16,7 @@ def predictions(**columns: list) -> Predictions:
     count = len(columns["score"])
     return Predictions(
         day=np.array(columns.get("day", ["2013-03-01"] * count), dtype="datetime64[D]"),
+        event_s=np.array([time.timestamp() for time in columns.get("times", [])]),
         score=np.array(columns["score"], dtype=float),
         label=np.array(columns.get("label", [NAN] * count), dtype=float),
         version=np.array(columns.get("version", [1] * count)),
@@ -75,5 +76,5 @@ def test_silence_counts_only_where_the_spec_says_so_and_only_once_mature(if_miss
     )
     now = datetime(2013, 3, 10, tzinfo=UTC)
     times = [now - timedelta(days=1), now - timedelta(hours=23), now - timedelta(days=5)]
-    got = with_silence(predictions(score=[0.1, 0.2, 0.3], label=[NAN, NAN, 1.0]), times, spec, as_of=now)
+    got = with_silence(predictions(score=[0.1, 0.2, 0.3], label=[NAN, NAN, 1.0], times=times), spec, as_of=now)
     np.testing.assert_array_equal(got.label, labels)
