@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from math import inf
 
 from fastapi import FastAPI
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from services.serving import metrics, repository
@@ -26,21 +28,16 @@ from services.serving.routes import admin, feedback, predict
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
 from services.serving.transactions import Transactions
-from shared.artifacts import open_store
+from shared.artifacts import ArtifactStore, open_store
 from shared.config import CommonSettings
 from shared.keyring import KeyRing, read_from
 from shared.prediction_ids import PredictionIds
-from shared.registry.session import make_sessions, open_engine
+from shared.registry.session import Sessions, make_sessions, open_engine
 from shared.web.app import make_app
 
 DESCRIPTION = """Predictions from the live model, logged before they leave; feedback on them; and which version is live.
 
 A prediction needs no database: the deployment pointer, API keys and models are kept at hand."""
-
-
-def plain_url(url: str) -> str:
-    """A SQLAlchemy URL as libpq takes it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def create_app(common: CommonSettings | None = None, settings: ServingSettings | None = None) -> FastAPI:
@@ -50,73 +47,24 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
     engine = open_engine(common.sqlalchemy_url, application="relevo-serving")
     sessions = make_sessions(engine)
     store = open_store(common.artifacts_url)
-    loader = Loader(store, settings.spool_dir / "artifacts", threads=settings.intra_op_threads)
-    slots = ModelSlots(loader.load, pinned_limit=settings.pinned_versions)
     keys = SavedKeys(read_from(sessions), settings.spool_dir / "keys.json")
     ring = KeyRing(keys, offline_age_s=common.keys_max_age_s)
     keys.resume(ring)
-    ids = PredictionIds(common.prediction_secret.get_secret_value())
     drain = Drain(settings.drain_s)
+    replica = partial(
+        _replica,
+        common=common,
+        settings=settings,
+        engine=engine,
+        sessions=sessions,
+        store=store,
+        ring=ring,
+        drain=drain,
+    )
 
-    def read(known: Catalogue) -> Catalogue:
-        with sessions.begin() as session:
-            return repository.read_catalogue(session, known)
-
-    @contextlib.asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        folder = claim(settings.spool_dir)
-        spool = Spool(
-            folder.path,
-            limit_bytes=settings.spool_limit_bytes,
-            segment_bytes=settings.segment_bytes,
-            segment_age_s=settings.segment_age_s,
-        )
-        syncer = Syncer(spool, settings.sync_s)
-        shipper = Shipper(
-            settings.spool_dir, folder.path, spool, repository.PredictionStore(sessions), interval_s=settings.ship_s
-        )
-        follower = Follower(
-            read,
-            slots,
-            folder.path,
-            poll_s=settings.poll_s,
-            saved=lambda: loader.forget_others(slots.digests()),
-        )
-        listener = Listener(plain_url(common.sqlalchemy_url), follower.wake)
-        transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
-        predictor = Predictor(follower, slots, spool, ids, settings)
-        metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
-        metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
-        metrics.SHIP_LAG_SECONDS.set_function(lambda: shipper.lag_s)
-        app.state.serving = Serving(
-            settings=settings,
-            follower=follower,
-            slots=slots,
-            predictor=predictor,
-            transactions=transactions,
-            releases=Releases(transactions, slots, follower, settings),
-            ids=ids,
-        )
-        for part in (syncer, shipper, follower, listener):
-            part.start()
-        drain.install()
-        try:
-            yield
-        finally:
-            drain.uninstall()
-            # The ring, too: nothing may use the engine once it is disposed of.
-            await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower, ring)))
-            predictor.close()
-            slots.close()
-            await asyncio.to_thread(shipper.stop, settings.flush_s)
-            await asyncio.to_thread(syncer.stop)
-            await asyncio.to_thread(spool.close)
-            folder.release()
-            engine.dispose()
-
-    def follower_of() -> Follower:
-        serving: Serving = app.state.serving
-        return serving.follower
+    def serving() -> Serving:
+        found: Serving = app.state.serving
+        return found
 
     app = make_app(
         service="serving",
@@ -127,11 +75,89 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         routers=[predict.router, feedback.router, admin.router],
         checks={
             "accepting": drain.check,
-            "models": lambda: follower_of().check_live(),
-            "registry_age": lambda: follower_of().check_fresh(settings.registry_max_age_s),
+            "log": lambda: serving().check_log(),
+            "models": lambda: serving().check_models(),
+            "registry_age": lambda: serving().check_registry_age(),
         },
-        helpful_checks={"postgres": lambda: follower_of().check_answering(), "artifacts": store.ping},
-        lifespan=life,
+        helpful_checks={"postgres": lambda: serving().check_postgres(), "artifacts": store.ping},
+        lifespan=replica,
         keys=ring,
     )
     return app
+
+
+@contextlib.asynccontextmanager
+async def _replica(
+    app: FastAPI,
+    *,
+    common: CommonSettings,
+    settings: ServingSettings,
+    engine: Engine,
+    sessions: Sessions,
+    store: ArtifactStore,
+    ring: KeyRing,
+    drain: Drain,
+) -> AsyncIterator[None]:
+    """The parts that live as long as the app: folder, log, slots and the threads. What starts last stops first."""
+    loader = Loader(store, settings.spool_dir / "artifacts", threads=settings.intra_op_threads)
+    slots = ModelSlots(loader.load, pinned_limit=settings.pinned_versions)
+    folder = claim(settings.spool_dir)
+    spool = Spool(
+        folder.path,
+        limit_bytes=settings.spool_limit_bytes,
+        segment_bytes=settings.segment_bytes,
+        segment_age_s=settings.segment_age_s,
+    )
+    syncer = Syncer(spool, settings.sync_s)
+    stored = repository.PredictionStore(sessions)
+    shipper = Shipper(settings.spool_dir, folder.path, spool, stored, interval_s=settings.ship_s)
+    follower = Follower(
+        partial(_read_catalogue, sessions),
+        slots,
+        folder.path,
+        poll_s=settings.poll_s,
+        saved=lambda: loader.forget_others(slots.digests()),
+    )
+    listener = Listener(_plain_url(common.sqlalchemy_url), follower.wake)
+    transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
+    ids = PredictionIds(common.prediction_secret.get_secret_value())
+    predictor = Predictor(follower, slots, spool, ids, settings)
+    app.state.serving = Serving(
+        settings=settings,
+        follower=follower,
+        slots=slots,
+        spool=spool,
+        predictor=predictor,
+        transactions=transactions,
+        releases=Releases(transactions, slots, follower, settings),
+        ids=ids,
+    )
+    metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
+    metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
+    metrics.SHIP_LAG_SECONDS.set_function(lambda: shipper.lag_s)
+    for part in (syncer, shipper, follower, listener):
+        part.start()
+    drain.install()
+    try:
+        yield
+    finally:
+        drain.uninstall()
+        # The ring, too: nothing may use the engine once it is disposed of.
+        await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower, ring)))
+        predictor.close()
+        slots.close()
+        await asyncio.to_thread(shipper.stop, settings.flush_s)
+        await asyncio.to_thread(syncer.stop)
+        await asyncio.to_thread(spool.close)
+        folder.release()
+        engine.dispose()
+
+
+def _read_catalogue(sessions: Sessions, known: Catalogue) -> Catalogue:
+    with sessions.begin() as session:
+        return repository.read_catalogue(session, known)
+
+
+def _plain_url(url: str) -> str:
+    """A SQLAlchemy URL as libpq takes it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

@@ -93,7 +93,14 @@ class Releases:
             return roll_back(session, name, order, actor)
 
         target = await self._transactions.run(lambda session: _dry(session, change))
-        return await self._release(name, target.live, change)
+
+        def change_to_loaded(session: Session) -> Released:
+            released = change(session)
+            if released.live != target.live:
+                raise GenerationMoved("Another change of the deployment came first. Look again and decide anew.")
+            return released
+
+        return await self._release(name, target.live, change_to_loaded)
 
     async def _release(self, name: str, version: int, change: Callable[[Session], Released]) -> ReleaseResponse:
         with await self._loaded(name, version):

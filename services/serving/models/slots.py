@@ -6,12 +6,9 @@ that is held for moments only, never while something loads.
 
 import threading
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import TracebackType
 
 import structlog
 
@@ -26,11 +23,11 @@ from services.serving.models.policy import (
     Drain,
     Load,
     SlotState,
-    SlotView,
     Unload,
     Wanted,
     next_actions,
 )
+from services.serving.models.slot import Group, Lease, Slot, SlotReport
 from shared.errors import RelevoError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -39,79 +36,13 @@ LOAD_THREADS = 2
 FIRST_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 MAX_STEPS = 16
 
-Load_ = Callable[[Pipeline, int], Loaded]
-
-
-@dataclass(slots=True)
-class _Slot:
-    version: int
-    state: SlotState = SlotState.LOADING
-    loaded: Loaded | None = None
-    in_flight: int = 0
-    error: RelevoError | None = None
-    failures: int = 0
-    retry_at_s: float = 0.0
-    loading: "Future[None] | None" = None
-
-    def view(self) -> SlotView:
-        return SlotView(self.version, self.state, self.in_flight, self.retry_at_s)
-
-
-@dataclass(slots=True)
-class _Group:
-    """The slots of one pipeline."""
-
-    slots: dict[int, _Slot] = field(default_factory=dict)
-    applied: Applied | None = None
-    pinned: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
-    """Versions that callers name, least recently used first."""
-    reserved: Counter[int] = field(default_factory=Counter)
-    """Versions that somebody is about to lease, by how many."""
-    waiting: list[tuple[int, "Future[None]"]] = field(default_factory=list)
-    """Who waits for a generation."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotReport:
-    """A slot as shown to administrators."""
-
-    version: int
-    state: SlotState
-    in_flight: int
-    live: bool
-    pinned: bool
-    load_s: float | None
-    error: str | None
-
-
-class Lease:
-    """The right to use one loaded version until the block ends."""
-
-    __slots__ = ("_release", "_slot", "generation", "loaded", "pinned")
-
-    def __init__(
-        self, slot: _Slot, loaded: Loaded, generation: int, pinned: bool, release: Callable[[_Slot], None]
-    ) -> None:
-        self.loaded = loaded
-        self.generation = generation
-        """The deployment generation under which it answers; 0 when nothing is deployed."""
-        self.pinned = pinned
-        self._slot = slot
-        self._release = release
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._release(self._slot)
+LoadVersion = Callable[[Pipeline, int], Loaded]
 
 
 class ModelSlots:
     """All slots of all pipelines."""
 
-    def __init__(self, load: Load_, *, pinned_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, load: LoadVersion, *, pinned_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty.
 
         Args:
@@ -123,7 +54,7 @@ class ModelSlots:
         self._pinned_limit = pinned_limit
         self._clock = clock
         self._lock = threading.RLock()
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, Group] = {}
         self._pool = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="model-load")
         self.changed = threading.Event()
         """Set when a load has ended: the policy has something to decide."""
@@ -148,7 +79,7 @@ class ModelSlots:
     def lease_pinned(self, name: str, number: int) -> Lease | None:
         """A version by number, if it is loaded; it then stays loaded as one that callers name."""
         with self._lock:
-            group = self._groups.setdefault(name, _Group())
+            group = self._groups.setdefault(name, Group())
             lease = self._hold(group, number)
             if lease is not None:
                 group.pinned[number] = None
@@ -160,13 +91,13 @@ class ModelSlots:
     def hold(self, name: str, number: int) -> Lease | None:
         """A version by number, if it is loaded; unloading waits until the lease ends."""
         with self._lock:
-            return self._hold(self._groups.setdefault(name, _Group()), number)
+            return self._hold(self._groups.setdefault(name, Group()), number)
 
     @contextmanager
     def reserve(self, name: str, number: int) -> Iterator[None]:
         """Keep a version from being retired while the block lasts: between the end of its loading and its lease."""
         with self._lock:
-            reserved = self._groups.setdefault(name, _Group()).reserved
+            reserved = self._groups.setdefault(name, Group()).reserved
             reserved[number] += 1
         try:
             yield
@@ -176,7 +107,7 @@ class ModelSlots:
                 if reserved[number] == 0:
                     del reserved[number]
 
-    def _hold(self, group: _Group, number: int) -> Lease | None:
+    def _hold(self, group: Group, number: int) -> Lease | None:
         slot = group.slots.get(number)
         if slot is None or slot.loaded is None:
             return None
@@ -185,7 +116,7 @@ class ModelSlots:
         slot.in_flight += 1
         return Lease(slot, slot.loaded, group.applied.generation if group.applied else 0, True, self._release)
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         with self._lock:
             slot.in_flight -= 1
             if slot.in_flight == 0 and slot.state is SlotState.DRAINING:
@@ -200,8 +131,8 @@ class ModelSlots:
         `retry_now`.
         """
         with self._lock:
-            group = self._groups.setdefault(pipeline.name, _Group())
-            slot = group.slots.setdefault(number, _Slot(number))
+            group = self._groups.setdefault(pipeline.name, Group())
+            slot = group.slots.setdefault(number, Slot(number))
             if slot.loading is not None:
                 return slot.loading
             if slot.state in LOADED:
@@ -212,7 +143,7 @@ class ModelSlots:
             slot.loading = self._pool.submit(self._load_into, slot, pipeline)
             return slot.loading
 
-    def _load_into(self, slot: _Slot, pipeline: Pipeline) -> None:
+    def _load_into(self, slot: Slot, pipeline: Pipeline) -> None:
         began = time.monotonic()
         name, number = pipeline.name, slot.version
         try:
@@ -242,7 +173,7 @@ class ModelSlots:
         self._refit(pipeline)
         for _ in range(MAX_STEPS):
             with self._lock:
-                group = self._groups.setdefault(pipeline.name, _Group())
+                group = self._groups.setdefault(pipeline.name, Group())
                 views = [slot.view() for slot in group.slots.values()]
                 kept = {*group.pinned, *group.reserved}
                 actions = next_actions(wanted, group.applied, views, pinned=kept, now_s=self._clock())
@@ -262,7 +193,7 @@ class ModelSlots:
 
     def _refit(self, pipeline: Pipeline) -> None:
         with self._lock:
-            group = self._groups.setdefault(pipeline.name, _Group())
+            group = self._groups.setdefault(pipeline.name, Group())
             stale = [
                 (slot, slot.loaded)
                 for slot in group.slots.values()
@@ -271,7 +202,7 @@ class ModelSlots:
         for slot, loaded in stale:
             slot.loaded = refit(loaded, pipeline)
 
-    def _activate(self, pipeline: Pipeline, group: _Group, version: int, generation: int) -> None:
+    def _activate(self, pipeline: Pipeline, group: Group, version: int, generation: int) -> None:
         slot = group.slots[version]
         slot.state = SlotState.READY
         before = group.applied
@@ -306,7 +237,7 @@ class ModelSlots:
         """Done when this replica has applied the generation or a later one."""
         future: Future[None] = Future()
         with self._lock:
-            group = self._groups.setdefault(name, _Group())
+            group = self._groups.setdefault(name, Group())
             if group.applied is not None and group.applied.generation >= generation:
                 future.set_result(None)
             else:
@@ -316,7 +247,7 @@ class ModelSlots:
     def report(self, name: str) -> list[SlotReport]:
         """All slots of a pipeline, by version."""
         with self._lock:
-            group = self._groups.get(name) or _Group()
+            group = self._groups.get(name) or Group()
             live = group.applied.live if group.applied else None
             return [
                 SlotReport(
@@ -336,7 +267,7 @@ class ModelSlots:
         with self._lock:
             return {slot.loaded.version.digest for slot in self._all() if slot.loaded is not None}
 
-    def _all(self) -> Iterable[_Slot]:
+    def _all(self) -> Iterable[Slot]:
         return [slot for group in self._groups.values() for slot in group.slots.values()]
 
 

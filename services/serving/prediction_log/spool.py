@@ -22,6 +22,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 SUFFIX = ".seg"
 DAMAGED_SUFFIX = ".damaged"
+NEARLY_FULL = 0.9
+FREE_BYTES = 2**20
+"""With less left on its disk the log counts as unwritable."""
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Spool:
         self._unsynced = False
         self._folder_unsynced = False
         self._to_close: list[int] = []
+        self._to_unlink: list[Path] = []
         self.appended = threading.Event()
         """Set by each append: wakes the shipper."""
 
@@ -91,6 +95,14 @@ class Spool:
         """Bytes not yet shipped."""
         with self._lock:
             return self._waiting()
+
+    def check(self) -> None:
+        """For readiness: raises Unavailable when predictions would be refused, or are about to be."""
+        if self.waiting_bytes > self._limit_bytes * NEARLY_FULL:
+            raise LogFull("the prediction log is full")
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize < FREE_BYTES:
+            raise LogUnwritable("the disk of the prediction log is full")
 
     def append(self, payload: bytes) -> None:
         """Write one record; when this returns, killing the process does not lose it.
@@ -141,6 +153,7 @@ class Spool:
         finally:
             for descriptor in [*to_close, *([current] if current >= 0 else [])]:
                 os.close(descriptor)
+            self._unlink_done()
 
     def next_batch(self, *, max_bytes: int, max_records: int) -> Batch | None:
         """The oldest records not shipped yet; None when there are none."""
@@ -156,6 +169,7 @@ class Spool:
         with self._lock:
             batch.segment.offset = batch.end
             self._remove_if_done(batch.segment)
+        self._unlink_done()
 
     def close(self) -> None:
         """Sync and close. Segments that still wait stay for the next process. Nothing may be appended afterwards."""
@@ -222,8 +236,15 @@ class Spool:
 
     def _remove_if_done(self, segment: Segment) -> None:
         if segment.sealed and segment.offset >= segment.size:
-            segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
+            self._to_unlink.append(segment.path)
+
+    def _unlink_done(self) -> None:
+        """Remove files outside of the lock: freeing a large one takes longer than an answer should wait."""
+        with self._lock:
+            done, self._to_unlink = self._to_unlink, []
+        for path in done:
+            path.unlink(missing_ok=True)
 
     def _give_up_rest(self, segment: Segment, *, damaged: bool) -> None:
         """End a segment of an earlier process at its last whole frame: what follows was torn while it was written."""
@@ -236,6 +257,7 @@ class Spool:
             )  # fmt: skip
             segment.offset = segment.size
             self._remove_if_done(segment)
+        self._unlink_done()
 
 
 def _leftovers(folder: Path) -> list[Segment]:

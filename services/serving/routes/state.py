@@ -8,6 +8,7 @@ from services.serving.config import ServingSettings
 from services.serving.models.follower import Follower
 from services.serving.models.slots import ModelSlots
 from services.serving.predict import Predictor
+from services.serving.prediction_log.spool import Spool
 from services.serving.releases import Releases
 from services.serving.transactions import Transactions
 from shared.prediction_ids import PredictionIds
@@ -22,6 +23,7 @@ class Serving:
         settings: ServingSettings,
         follower: Follower,
         slots: ModelSlots,
+        spool: Spool,
         predictor: Predictor,
         transactions: Transactions,
         releases: Releases,
@@ -30,10 +32,29 @@ class Serving:
         self.settings = settings
         self.follower = follower
         self.slots = slots
+        self.spool = spool
         self.predictor = predictor
         self.transactions = transactions
         self.releases = releases
         self.ids = ids
+
+    # For readiness: each raises Unavailable with what is wrong.
+
+    def check_log(self) -> None:
+        """Predictions can be logged."""
+        self.spool.check()
+
+    def check_models(self) -> None:
+        """Every deployed pipeline answers here."""
+        self.follower.check_live()
+
+    def check_registry_age(self) -> None:
+        """What is known of the registry is not too old to serve."""
+        self.follower.check_fresh(self.settings.registry_max_age_s)
+
+    def check_postgres(self) -> None:
+        """The registry answers."""
+        self.follower.check_answering()
 
 
 async def _serving(request: Request) -> Serving:

@@ -177,3 +177,17 @@ def test_each_process_has_a_folder_and_orphans_are_found(tmp_path: Path) -> None
     assert [folder.path.name for folder in claim_orphans(tmp_path)] == ["replica-1"]
     with claim(tmp_path) as third:
         assert third.path.name == "replica-1"
+
+
+def test_readiness_is_red_before_predictions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(tmp_path, limit_bytes=1000)
+    spool.append(b"x" * 500)
+    spool.check()
+    spool.append(b"x" * 450)
+    with pytest.raises(LogFull):
+        spool.check()
+    drain(spool)
+    spool.check()
+    monkeypatch.setattr(module, "FREE_BYTES", 2**70)
+    with pytest.raises(LogUnwritable):
+        spool.check()
