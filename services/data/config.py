@@ -14,7 +14,7 @@ class DataSettings(BaseSettings):
     upload_max_rows: int = Field(default=2_000_000, ge=1)
     """Most rows of one event upload."""
     upload_decoded_bytes: int = Field(default=2 * 2**30, ge=1)
-    """Most memory that the rows of one Parquet or Arrow upload may take when decoded: a small file can unpack to anything."""
+    """Most bytes that one Parquet or Arrow upload may unpack to: a small file can hold anything."""
     chunk_rows: int = Field(default=20_000, ge=1, le=100_000)
     """Rows written in one transaction. A larger upload that breaks off is sent again: rows already taken are duplicates."""
     build_query_s: int = Field(default=1800, ge=1)

@@ -1,6 +1,7 @@
 """What is in each column of a split, computed from its file one column at a time."""
 
 import heapq
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,16 @@ def column_statistics(column: pa.ChunkedArray) -> dict[str, Any]:
 def _numbers(values: np.ndarray) -> dict[str, Any]:
     if not len(values):
         return {"mean": None, "std": None, "min": None, "max": None, "quantiles": {}}
-    # Scaled first, so that squares of huge values do not overflow.
-    scale = float(np.abs(values).max()) or 1.0
+    # Scaled by a power of two first, which is exact, so that squares and differences of huge values do not overflow.
+    scale = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1] - 1)
     scaled = values / scale
-    quantiles = np.quantile(values, QUANTILES)
+    quantiles = np.quantile(scaled, QUANTILES)
     return {
         "mean": float(scaled.mean()) * scale,
         "std": _finite(float(scaled.std()) * scale),
         "min": float(values.min()),
         "max": float(values.max()),
-        "quantiles": {str(q): _finite(float(value)) for q, value in zip(QUANTILES, quantiles, strict=True)},
+        "quantiles": {str(q): float(value) * scale for q, value in zip(QUANTILES, quantiles, strict=True)},
     }
 
 
@@ -73,7 +74,7 @@ def _categories(values: pa.ChunkedArray) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def _iso(value: int | None) -> str | None:

@@ -38,7 +38,7 @@ async def send_events(p: str, request: Request) -> Response:
 
     A row holds the pipeline's key, time and features, and may hold entity, columns, the label, `available_at` (when this was
     known; default: receipt) and `label_time` (since when the label is known; default: `available_at`). A JSON array may have up
-    to `RELEVO_BODY_LIMIT_BYTES`; NDJSON, Parquet and uncompressed Arrow streams up to `RELEVO_UPLOAD_LIMIT_BYTES`.
+    to `RELEVO_BODY_LIMIT_BYTES`; NDJSON, Parquet and Arrow streams up to `RELEVO_UPLOAD_LIMIT_BYTES`.
 
     Rows that cannot be taken go to quarantine with a reason and never abort the rest. Sending rows again is safe: they are
     duplicates. Large uploads are stored in several transactions (`DATA_CHUNK_ROWS`): one that breaks off is sent again.

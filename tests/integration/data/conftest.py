@@ -24,7 +24,7 @@ from shared.contracts.scopes import ADMIN
 from shared.keys import ensure_key
 from shared.registry.session import Sessions
 from shared.registry.tables import Dataset, Pipeline
-from tests.integration.data.samples import SPEC
+from tests.unit.data.samples import SPEC
 
 ADMIN_KEY = "rlv_00000000000a_" + "a" * 43
 

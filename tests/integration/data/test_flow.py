@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from shared.manifest import TRAIN_FILE, read_files
 from tests.integration.data.conftest import Service
-from tests.integration.data.samples import iso, labelled_month
+from tests.unit.data.samples import iso, labelled_month
 
 
 def test_events_become_a_dataset_with_files_statistics_and_a_card(trips: Service) -> None:
