@@ -13,10 +13,13 @@ TIMEOUT_S = 5.0
 
 def http(url: str) -> NotReady:
     """Ready when GET `url` answers 200."""
+    # Making a client is what costs (it reads certificates); no connection is kept, so none outlives the part.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, limits=limits)
 
     async def ask() -> str | None:
         try:
-            async with asyncio.timeout(2 * TIMEOUT_S), httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+            async with asyncio.timeout(2 * TIMEOUT_S):
                 answer = await client.get(url)
         except httpx.ConnectError:
             return "does not listen yet"

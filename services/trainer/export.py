@@ -14,9 +14,9 @@ from spox import Var, build, inline
 from services.trainer.networks import Scorer
 from services.trainer.transform import Transform
 from services.trainer.transform.build import IDS, NUMBERS, run_in_chunks, session
-from services.trainer.transform.feeds import Feeds
 from services.trainer.transform.graph import arguments
 from shared.errors import RelevoError
+from shared.feeds import Feeds
 from shared.onnx_check import IR_VERSION, OPSET, check_model
 from shared.spec import PipelineSpec
 

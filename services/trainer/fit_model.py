@@ -17,14 +17,13 @@ from services.trainer.transform import (
     Transform,
     feeds_of,
     fit_transform,
-    input_kind,
+    inputs_of,
     read_keys,
     read_labels,
-    read_times,
 )
-from services.trainer.transform.feeds import Feeds
 from shared.errors import Invalid
-from shared.spec import PipelineSpec, VectorFeature
+from shared.feeds import Feeds, times_us
+from shared.spec import PipelineSpec
 
 PARITY_ROWS = 5_000
 MIN_HELD_OUT = 20
@@ -117,13 +116,7 @@ def fit_model(
 
 def signature_of(spec: PipelineSpec) -> dict[str, Any]:
     """What the model takes and gives, for those who call it."""
-    inputs: list[dict[str, Any]] = []
-    for name, feature in spec.input_features.items():
-        entry = {"name": name, "kind": input_kind(feature), "required": getattr(feature, "required", True)}
-        if isinstance(feature, VectorFeature):
-            entry["length"] = feature.length
-        inputs.append(entry)
-    return {"inputs": inputs, "output": OUTPUT, "task": spec.task}
+    return {"inputs": inputs_of(spec), "output": OUTPUT, "task": spec.task}
 
 
 def _device() -> torch.device:
@@ -144,7 +137,7 @@ class _Rows:
 def _read(train: pa.Table, spec: PipelineSpec) -> _Rows:
     if not train.num_rows:
         raise Invalid("The training table has no rows; widen dataset.window or send more labels.")
-    order = np.lexsort((read_keys(train), read_times(train)))
+    order = np.lexsort((read_keys(train), times_us(train)))
     table = train.take(pa.array(order))
     return _Rows(feeds_of(table, spec), read_labels(table, spec))
 

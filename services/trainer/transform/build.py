@@ -9,8 +9,8 @@ import torch
 from spox import Var, build
 
 from services.trainer.transform import graph
-from services.trainer.transform.feeds import Feeds
 from services.trainer.transform.fit import fit_statistics
+from shared.feeds import Feeds
 from shared.spec import PipelineSpec
 
 CHUNK_ROWS = 16_384

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.trainer.transform.feeds import Feeds
+from shared.feeds import Feeds
 from shared.spec import CategoryFeature, NumberFeature, PipelineSpec, VectorFeature
 
 QUANTILES = 64

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from services.trainer.transform import feeds_of, read_labels, read_times
+from services.trainer.transform import feeds_of, read_labels
 from shared.errors import Invalid
+from shared.feeds import times_us
 from tests.unit.trainer.samples import START_US, sample_columns, sample_spec, sample_table
 
 
@@ -43,7 +44,7 @@ def test_nulls_become_the_empty_string_and_nan() -> None:
 def test_times_are_epoch_microseconds_whatever_the_column_is(column: pa.Array) -> None:
     table = sample_table(2, at=column, time=column)
     assert feeds_of(table, sample_spec())["at"].tolist() == [START_US, START_US + 1]
-    assert read_times(table).tolist() == [START_US, START_US + 1]
+    assert times_us(table).tolist() == [START_US, START_US + 1]
 
 
 def test_dictionary_encoded_texts_and_sliced_chunks_are_read() -> None:
@@ -62,13 +63,13 @@ def test_a_number_too_large_for_float32_becomes_infinite() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"city": [{"a": 1}, {"a": 2}]}, "city of the training table is struct"),
-        ({"size": ["large", "small"]}, "size of the training table is string"),
-        ({"at": pa.array([None, START_US], pa.timestamp("us", tz="UTC"))}, "at of the training table has 1 nulls"),
-        ({"embedding": [[1.0, 2.0, 3.0], [1.0]]}, "embedding of the training table must hold lists of exactly 3"),
-        ({"embedding": [[1.0, 2.0, 3.0], None]}, "embedding of the training table must hold lists of exactly 3"),
-        ({"embedding": [[1.0, 2.0, 3.0], [1.0, None, 3.0]]}, "embedding of the training table holds numbers that are"),
-        ({"embedding": [[1.0, 2.0, 3.0], [1.0, float("inf"), 3.0]]}, "embedding of the training table holds numbers"),
+        ({"city": [{"a": 1}, {"a": 2}]}, "city is struct"),
+        ({"size": ["large", "small"]}, "size is string"),
+        ({"at": pa.array([None, START_US], pa.timestamp("us", tz="UTC"))}, "at has 1 nulls"),
+        ({"embedding": [[1.0, 2.0, 3.0], [1.0]]}, "embedding must hold lists of exactly 3"),
+        ({"embedding": [[1.0, 2.0, 3.0], None]}, "embedding must hold lists of exactly 3"),
+        ({"embedding": [[1.0, 2.0, 3.0], [1.0, None, 3.0]]}, "embedding holds numbers that are"),
+        ({"embedding": [[1.0, 2.0, 3.0], [1.0, float("inf"), 3.0]]}, "embedding holds numbers"),
     ],
 )
 def test_a_column_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -84,7 +85,7 @@ def test_a_missing_column_is_refused_by_name() -> None:
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), float("-inf")])
 def test_a_label_that_is_not_finite_is_refused(bad: float | None) -> None:
     table = sample_table(3, label=pa.array([0.0, bad, 1.0], pa.float64()))
-    with pytest.raises(Invalid, match="1 of 3 training labels are missing, NaN or infinite"):
+    with pytest.raises(Invalid, match="1 of 3 labels are missing, NaN or infinite"):
         read_labels(table, sample_spec())
 
 
