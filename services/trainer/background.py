@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from celery import Celery
 from sqlalchemy import delete, func
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the pool's: no connection was free in time
 from sqlmodel import col
 
 from services.trainer import repository, schedule
@@ -52,8 +52,11 @@ def dispatch_loop(
                         OUTBOX_PUBLISHED.inc(sent)
                     for _ in wake.notifies(timeout=min(sweep_s, RETRY_S), stop_after=1):
                         pass
-        except (psycopg.Error, SQLAlchemyError, Unavailable) as error:
+        except (psycopg.OperationalError, OperationalError, TimeoutError, Unavailable) as error:
             log.warning("dispatching waits", reason=getattr(error, "detail", type(error).__name__))
+            stop.wait(RETRY_S)
+        except Exception:  # whatever it is, nothing moves while nobody dispatches
+            log.exception("dispatching failed, trying again")
             stop.wait(RETRY_S)
 
 
@@ -96,11 +99,10 @@ def _guarded(what: str, act: Callable[[], object]) -> None:
     """A database that is away, or one row that fails, must not end the loop."""
     try:
         act()
-    except Exception as error:
-        if isinstance(error, SQLAlchemyError):
-            log.warning("housekeeping waits", what=what, error=type(error).__name__)
-        else:
-            log.exception("housekeeping failed", what=what)
+    except (OperationalError, TimeoutError) as error:
+        log.warning("housekeeping waits", what=what, error=type(error).__name__)
+    except Exception:
+        log.exception("housekeeping failed", what=what)
 
 
 def main() -> int:

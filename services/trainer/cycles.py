@@ -7,7 +7,7 @@ import structlog
 from sqlmodel import Session
 
 from services.trainer import repository
-from services.trainer.cycle_steps import End, Facts, RequestDataset, RequestValidation, StartRun, Step, Wait, next_step
+from services.trainer.cycle_steps import End, RequestDataset, RequestValidation, StartRun, Step, Wait, next_step
 from services.trainer.metrics import CYCLES
 from services.trainer.peers import Peers, Refused
 from services.trainer.runs import cancel_run, queue_run
@@ -90,17 +90,16 @@ def advance(sessions: Sessions, peers: Peers, cycle_id: uuid.UUID) -> None:
 
 
 def cancel(session: Session, cycle: Cycle) -> None:
-    """Stop a cycle; its running training is told to stop, a dataset or verdict under way comes to nothing.
+    """Stop a cycle; its running training is told to stop, a dataset under way comes to nothing.
 
     Raises:
-        Conflict: it has ended already, or its candidate is being released.
+        Conflict: it has ended already, or its candidate is with the validator, which releases by itself.
     """
     state = CycleState(cycle.state)
-    facts: Facts = repository.facts_of(session, cycle)
     if state not in repository.OPEN_CYCLES:
         raise Conflict(f"The cycle is {state} already; only one at work can be cancelled.")
-    if facts.decision is not None:
-        raise Conflict("The verdict has fallen and is being carried out; roll the release back instead.")
+    if state is CycleState.VALIDATING:
+        raise Conflict("The candidate is being judged and may be released any moment; roll the release back instead.")
     if cycle.run_id is not None:
         cancel_run(session, repository.run_of(session, cycle.pipeline_id, cycle.run_id, lock=True))
     _end(session, cycle, End(CycleState.CANCELLED, "Cancelled on request."))

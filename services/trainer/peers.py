@@ -58,7 +58,7 @@ class Peer:
         if not answer.is_success:
             raise Unavailable(f"The {self.name} service answered {answer.status_code}: {_detail(answer)}")
         try:
-            return uuid.UUID(answer.json()["id"])
+            return uuid.UUID(str(answer.json()["id"]))
         except (ValueError, KeyError, TypeError) as error:
             raise Unavailable(f"The {self.name} service answered without the id of a row.") from error
 

@@ -261,13 +261,20 @@ def schedule_of(session: Session, pipeline_id: uuid.UUID) -> Schedule | None:
     return session.get(Schedule, pipeline_id)
 
 
+def lock_schedule(session: Session, pipeline_id: uuid.UUID) -> bool:
+    """Whether this transaction alone looks at the pipeline's schedule; another one that looks is not waited for."""
+    return bool(
+        session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(f"schedule-{pipeline_id}", 0))))
+    )
+
+
 def last_slot(session: Session, pipeline_id: uuid.UUID) -> datetime | None:
     """The newest slot that was taken."""
     return session.scalar(select(func.max(ScheduleSlot.slot)).where(col(ScheduleSlot.pipeline_id) == pipeline_id))
 
 
 def take_slot(session: Session, pipeline_id: uuid.UUID, slot: datetime) -> bool:
-    """Whether this transaction is the one that has the slot; a second scheduler waits for the first and then gets False."""
+    """Whether this transaction is the one that has the slot: its key holds even where the schedule's lock does not."""
     statement = (
         insert(ScheduleSlot)
         .values(pipeline_id=pipeline_id, slot=slot)
@@ -301,5 +308,5 @@ def open_cycles(session: Session) -> int:
 def ensure_partitions(session: Session) -> None:
     """Make this and the next month's partitions of the prediction log."""
     for months in (0, 1):
-        moment: Any = func.now() + timedelta(days=31 * months)
-        session.execute(select(func.ensure_prediction_partition(moment)))
+        month: Any = func.date_trunc("month", func.now(), "UTC") + func.make_interval(0, months)
+        session.execute(select(func.ensure_prediction_partition(month)))

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from cronsim import CronSim
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from services.trainer import repository
@@ -39,13 +40,20 @@ def tick(sessions: Sessions) -> int:
         names = repository.pipeline_names(session)
     started = 0
     for name in names:
-        with sessions.begin() as session:
-            started += _tick_pipeline(session, name)
+        try:
+            with sessions.begin() as session:
+                started += _tick_pipeline(session, name)
+        except OperationalError:
+            raise  # the database is away, for all of them alike
+        except Exception:
+            log.exception("the schedule of one pipeline cannot be followed", pipeline=name)
     return started
 
 
 def _tick_pipeline(session: Session, name: str) -> int:
     pipeline = repository.pipeline_named(session, name)
+    if not repository.lock_schedule(session, pipeline.id):
+        return 0  # another scheduler is at it
     spec = repository.spec_row(session, pipeline)
     schedule = repository.schedule_of(session, pipeline.id)
     cron = schedule.cron if schedule and schedule.cron else spec.spec.get("schedule")

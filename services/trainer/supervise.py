@@ -4,12 +4,14 @@ Training runs in a process of its own: it frees its (GPU) memory when it ends, a
 worker, and a lost lease or a cancellation can stop it at once. The process dies with its worker (`train_process`).
 """
 
+import os
 import subprocess
 import sys
 import time
 import uuid
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.trainer.config import TrainerSettings
 from services.trainer.train_process import EXIT_RECORDED
@@ -45,8 +47,9 @@ def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID) -> N
 
 
 def _supervise(sessions: Sessions, lease: Lease) -> str:
-    command = [sys.executable, "-m", "services.trainer.train_process", str(lease.row_id), str(lease.fence)]
-    child = subprocess.Popen([*command, request_id.get()], stdin=subprocess.DEVNULL)
+    arguments = [str(lease.row_id), str(lease.fence), str(os.getpid()), request_id.get()]
+    command = [sys.executable, "-m", "services.trainer.train_process", *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         while True:
             try:
@@ -68,9 +71,13 @@ def _supervise(sessions: Sessions, lease: Lease) -> str:
 
 
 def _cancel_requested(sessions: Sessions, lease: Lease) -> bool:
-    with sessions() as session:
-        run = session.get(Run, lease.row_id)
-        return run is not None and run.fence == lease.fence and run.cancel_requested
+    try:
+        with sessions() as session:
+            run = session.get(Run, lease.row_id)
+            return run is not None and run.fence == lease.fence and run.cancel_requested
+    except SQLAlchemyError as error:  # away for a moment: no reason to lose the training
+        log.warning("cannot look for a cancellation, trying again", error=type(error).__name__)
+        return False
 
 
 def _record_cancelled(sessions: Sessions, lease: Lease) -> str:

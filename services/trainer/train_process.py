@@ -1,4 +1,4 @@
-"""The process that trains one claimed run: `python -m services.trainer.train_process RUN FENCE [REQUEST_ID]`.
+"""The process that trains one claimed run: `python -m services.trainer.train_process RUN FENCE WORKER_PID REQUEST_ID`.
 
 Reads the dataset by its digest, fits the model, stores the ONNX file, and then, in one transaction that checks the fence, ends the
 run and writes its version: file before row, always.
@@ -12,13 +12,14 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
 
 import structlog
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.trainer import repository
 from services.trainer.config import trainer_settings
@@ -56,14 +57,14 @@ class Order:
 
 def main(arguments: list[str]) -> int:
     """Train, and say by the exit status how it went: 0 succeeded, `EXIT_RECORDED`, or anything else for a crash."""
-    _die_with_parent()
+    run_id, fence, worker_pid, request = uuid.UUID(arguments[0]), int(arguments[1]), int(arguments[2]), arguments[3]
+    _die_with(worker_pid)
     settings = trainer_settings()
     configure_logging(settings.log_level, settings.log_format, "trainer-process")
-    run_id, fence = uuid.UUID(arguments[0]), int(arguments[1])
     engine = open_engine(settings.sqlalchemy_url, pool_size=2, application="relevo-training")
     sessions = make_sessions(engine)
     lease = Lease(RUN, run_id, fence, attempt=0, lease_s=settings.lease_s)
-    with log_context(request=arguments[2] if len(arguments) > 2 else None, run=str(run_id)):
+    with log_context(request=request, run=str(run_id)):
         try:
             train_run(sessions, open_store(settings.artifacts_url), lease)
         except LeaseLost as error:
@@ -191,7 +192,7 @@ def _progress_writer(sessions: Sessions, lease: Lease, spec: PipelineSpec) -> Ca
             "is_best": epoch.is_best,
             "seconds": round(time.monotonic() - began, 3),
         }
-        with sessions.begin() as session:
+        with _passing_faults(), sessions.begin() as session:
             session.execute(insert(RunProgress).values(row).on_conflict_do_nothing())
 
     return write
@@ -199,8 +200,18 @@ def _progress_writer(sessions: Sessions, lease: Lease, spec: PipelineSpec) -> Ca
 
 def _tell(sessions: Sessions, lease: Lease, progress: dict[str, Any]) -> None:
     """Write progress with the lease, and stop when it is lost."""
-    leases.extend(sessions, lease, progress=progress)
+    with _passing_faults():
+        leases.extend(sessions, lease, progress=progress)
     lease.check()
+
+
+@contextlib.contextmanager
+def _passing_faults() -> Iterator[None]:
+    """Progress that cannot be written is no reason to lose the training; its end is what must be written."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        log.warning("progress is not written", error=type(error).__name__)
 
 
 def _record_failure(sessions: Sessions, lease: Lease, reason: str) -> int:
@@ -211,18 +222,17 @@ def _record_failure(sessions: Sessions, lease: Lease, reason: str) -> int:
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Any:
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - began, 3)
 
 
-def _die_with_parent() -> None:
+def _die_with(worker_pid: int) -> None:
     """Have the kernel kill this process when its worker dies, so that no training goes on without a lease (Linux)."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != worker_pid:  # it died before that
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
 from shared.contracts.tasks import TaskName
@@ -125,7 +125,7 @@ def heartbeat(sessions: Sessions, lease: Lease) -> Iterator[None]:
                 if not extend(sessions, lease):
                     log.warning("lease lost", kind=lease.kind.name, row=str(lease.row_id), fence=lease.fence)
                     return
-            except OperationalError as error:
+            except SQLAlchemyError as error:
                 log.warning("heartbeat failed, trying again", kind=lease.kind.name, error=type(error).__name__)
 
     thread = threading.Thread(target=beat, name=f"heartbeat-{lease.kind.name}", daemon=True)
@@ -160,6 +160,7 @@ def finish(sessions: Sessions, lease: Lease, state: StrEnum) -> Iterator[tuple[S
                 f"{lease.kind.name} {lease.row_id} was taken by another worker (fence {lease.fence} is old)."
             )
         check_move(lease.kind.running, state)
+        row.reason = None  # an earlier attempt's
         yield session, row
         row.state = state
         row.lease_until = None

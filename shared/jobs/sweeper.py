@@ -11,8 +11,8 @@ from shared.contracts.tasks import TaskName
 from shared.jobs.outbox import enqueue
 from shared.jobs.work import ALL_WORK, WorkKind
 from shared.observability.metrics import LEASES_EXPIRED
-from shared.registry.states import ReleaseState
-from shared.registry.tables import Validation
+from shared.registry.states import ReleaseState, RunState
+from shared.registry.tables import Run, Validation
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +50,11 @@ def _sweep_releases(session: Session, renudge_after_s: float) -> int:
     return len(rows)
 
 
+def _cancelled(row: Any) -> bool:
+    """Only runs are cancelled on request; a dataset or verdict under way takes seconds."""
+    return isinstance(row, Run) and row.cancel_requested
+
+
 def _sweep_kind(session: Session, kind: WorkKind, max_attempts: int, renudge_after_s: float) -> int:
     table: Any = kind.table
     now = session.scalar(select(func.now()))
@@ -62,9 +67,9 @@ def _sweep_kind(session: Session, kind: WorkKind, max_attempts: int, renudge_aft
     for row in expired:
         LEASES_EXPIRED.labels(kind.name).inc()
         row.lease_until = None
-        if getattr(row, "cancel_requested", False):
-            row.state, row.finished_at = "cancelled", now
-            row.reason = "Cancelled; its worker was already gone."
+        if _cancelled(row):
+            row.state, row.finished_at = RunState.CANCELLED, now
+            row.reason = "Cancelled on request; its worker was already gone."
         elif row.attempt >= max_attempts:
             row.state, row.finished_at = kind.failed, now
             row.reason = f"Its worker died {row.attempt} times; the last was {row.worker}. See that worker's log."
@@ -81,12 +86,14 @@ def _sweep_kind(session: Session, kind: WorkKind, max_attempts: int, renudge_aft
         .with_for_update(skip_locked=True)
     ).all()
     for row in waiting:
-        if row.attempt >= max_attempts:
+        if _cancelled(row):
+            row.state, row.finished_at, row.reason = RunState.CANCELLED, now, "Cancelled on request."
+        elif row.attempt >= max_attempts:
             row.state, row.finished_at = kind.failed, now
             row.reason = f"Given back {row.attempt} times; the last reason: {row.reason or 'none'}"
-            if row.cycle_id is not None:
-                enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
         else:
             row.nudged_at = now
             enqueue(session, kind.task, row.id)
+        if row.state != kind.queued and row.cycle_id is not None:
+            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
     return len(expired) + len(waiting)

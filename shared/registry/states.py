@@ -84,7 +84,7 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         CycleState.DATASET: frozenset({CycleState.TRAINING, CycleState.FAILED, CycleState.CANCELLED}),
         CycleState.TRAINING: frozenset({CycleState.VALIDATING, CycleState.FAILED, CycleState.CANCELLED}),
         CycleState.VALIDATING: frozenset(
-            {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED}
+            {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED}
         ),
         CycleState.HELD: frozenset({CycleState.RELEASED, CycleState.REJECTED, CycleState.FAILED}),
     },

@@ -35,7 +35,7 @@ class Cycle(SQLModel, table=True):
     """Why it ended as it did."""
     nudged_at: datetime | None = time_field()
     advanced_at: datetime | None = time_field()
-    """When a step was last taken."""
+    """When it was last looked at."""
     requested_by: str = text_field(default="")
     created_at: datetime = created_field()
     finished_at: datetime | None = time_field()
