@@ -1,0 +1,217 @@
+"""One worker at a time has a row, and one that was presumed dead cannot write any more."""
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func
+from sqlalchemy.exc import OperationalError
+
+from shared.contracts.tasks import TaskName
+from shared.errors import IllegalMove, LeaseLost
+from shared.jobs import lease as leases
+from shared.jobs.lease import Lease
+from shared.jobs.work import ALL_WORK, RUN, VALIDATION, WorkKind
+from shared.registry.session import Sessions
+from shared.registry.states import RunState, ValidationState
+from shared.registry.tables import ModelVersion, Run, Validation
+from tests.support.rows import AS_OF, Rows
+from tests.support.waiting import until
+
+LONG_S, ATTEMPTS = 600.0, 3
+
+
+def claim(sessions: Sessions, row: uuid.UUID, kind: WorkKind = RUN, *, lease_s: float = LONG_S) -> Lease | None:
+    return leases.claim(sessions, kind, row, lease_s=lease_s, max_attempts=ATTEMPTS)
+
+
+def claimed(sessions: Sessions, row: uuid.UUID, kind: WorkKind = RUN, *, lease_s: float = LONG_S) -> Lease:
+    lease = claim(sessions, row, kind, lease_s=lease_s)
+    assert lease is not None
+    return lease
+
+
+def expire(rows: Rows, row: uuid.UUID) -> None:
+    rows.set(Run, row, lease_until=func.now() - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
+def test_claimed_once_among_many(rows: Rows, sessions: Sessions, pipeline: uuid.UUID, kind: WorkKind) -> None:
+    for _ in range(5):
+        row: uuid.UUID = getattr(rows, kind.name)(pipeline)
+        ready = threading.Barrier(8)
+
+        def take(row: uuid.UUID = row, ready: threading.Barrier = ready) -> Lease | None:
+            ready.wait()
+            return claim(sessions, row, kind)
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [future.result() for future in [pool.submit(take) for _ in range(8)]]
+        (lease,) = [lease for lease in found if lease is not None]
+        after = rows.get(kind.table, row)
+        assert (after.state, after.fence, after.attempt) == (kind.running, 1, 1)
+        assert (lease.fence, lease.attempt, after.worker) == (1, 1, leases.worker_name())
+        assert after.started_at is not None
+
+
+def test_an_expired_lease_goes_to_another_and_the_first_can_no_longer_write(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID
+) -> None:
+    run = rows.run(pipeline)
+    first = claimed(sessions, run)
+    assert claim(sessions, run) is None, "the lease holds"
+    began: datetime = rows.get(Run, run).started_at
+    expire(rows, run)
+    second = claimed(sessions, run)
+    assert (second.fence, second.attempt) == (2, 2)
+    assert rows.get(Run, run).started_at == began
+
+    assert not leases.extend(sessions, first, progress={"from": "a zombie"})
+    assert first.lost.is_set()
+    with pytest.raises(LeaseLost, match=r"fence 1\) is lost"):
+        first.check()
+    with (
+        pytest.raises(LeaseLost, match="taken by another worker"),
+        leases.finish(sessions, first, RunState.SUCCEEDED) as (session, row),
+    ):
+        session.add(version_of(row))
+    with pytest.raises(LeaseLost):
+        leases.fail(sessions, first, "a zombie's reason")
+    leases.give_back(sessions, first, "a zombie's reason")
+    after = rows.get(Run, run)
+    assert (after.state, after.fence, after.reason, after.progress) == (RunState.RUNNING, 2, None, {})
+    assert rows.all(ModelVersion) == []
+
+    with leases.finish(sessions, second, RunState.SUCCEEDED) as (session, row):
+        session.add(version_of(row))
+    assert rows.get(Run, run).state == RunState.SUCCEEDED
+    assert len(rows.all(ModelVersion)) == 1
+    assert claim(sessions, run) is None, "an ended run is never claimed"
+    with pytest.raises(LeaseLost):
+        leases.fail(sessions, second, "too late")
+
+
+def version_of(run: Run) -> ModelVersion:
+    return ModelVersion(
+        pipeline_id=run.pipeline_id, number=1, run_id=run.id, dataset_id=run.dataset_id, spec_version=1, digest="f" * 64,
+        size_bytes=1, as_of=AS_OF, train_end=AS_OF, train_label_mean=0.5,
+    )  # fmt: skip
+
+
+def test_an_end_nudges_the_cycle_and_clears_what_an_earlier_attempt_said(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID
+) -> None:
+    cycle = rows.cycle(pipeline)
+    run = rows.run(pipeline, cycle_id=cycle, reason="The store was away.")
+    with leases.finish(sessions, claimed(sessions, run), RunState.SUCCEEDED) as (_, row):
+        row.metrics = {"loss": 0.5}
+    after = rows.get(Run, run)
+    assert (after.metrics, after.reason, after.lease_until) == ({"loss": 0.5}, None, None)
+    assert after.finished_at >= after.started_at
+    assert rows.nudges() == [(TaskName.ADVANCE_CYCLE, cycle)]
+
+
+def end_badly(sessions: Sessions, lease: Lease) -> None:
+    with leases.finish(sessions, lease, RunState.SUCCEEDED) as (_, row):
+        row.metrics = {"half": 1}
+        raise RuntimeError("in the middle")
+
+
+def test_a_failing_end_writes_nothing(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline, cycle_id=rows.cycle(pipeline))
+    lease = claimed(sessions, run)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        end_badly(sessions, lease)
+    after = rows.get(Run, run)
+    assert (after.state, after.metrics, rows.nudges()) == (RunState.RUNNING, {}, [])
+    with pytest.raises(IllegalMove), leases.finish(sessions, lease, RunState.RUNNING):
+        pass
+    leases.fail(sessions, lease, "It does not converge.")
+    after = rows.get(Run, run)
+    assert (after.state, after.reason) == (RunState.FAILED, "It does not converge.")
+
+
+def test_attempts_are_counted_and_end(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline)
+    for attempt in range(1, ATTEMPTS + 1):
+        lease = claimed(sessions, run)
+        assert (lease.attempt, lease.fence) == (attempt, attempt)
+        if attempt % 2:
+            leases.give_back(sessions, lease, "The store is away.")
+            after = rows.get(Run, run)
+            assert (after.state, after.lease_until, after.reason) == (RunState.QUEUED, None, "The store is away.")
+            assert after.nudged_at is not None, "the sweeper counts from here, so that the next attempt is not at once"
+        else:
+            expire(rows, run)
+    assert claim(sessions, run) is None
+
+
+def test_heartbeats_keep_a_lease_beyond_its_length(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline)
+    lease = claimed(sessions, run, lease_s=1.5)
+    ends: list[datetime] = [rows.get(Run, run).lease_until]
+    with leases.heartbeat(sessions, lease):
+
+        def moved() -> bool:
+            ends.append(rows.get(Run, run).lease_until)
+            return ends[-1] > ends[0] + timedelta(seconds=3)
+
+        until(moved, "the lease is two lengths longer")
+        assert not lease.lost.is_set()
+    stopped = rows.get(Run, run).lease_until
+    assert not any(thread.name == "heartbeat-run" for thread in threading.enumerate())
+    assert rows.get(Run, run).lease_until == stopped
+
+
+@pytest.mark.parametrize("how", ["another fence", "another state"])
+def test_heartbeats_notice_a_loss(rows: Rows, sessions: Sessions, pipeline: uuid.UUID, how: str) -> None:
+    run = rows.run(pipeline)
+    lease = claimed(sessions, run, lease_s=0.3)
+    with leases.heartbeat(sessions, lease):
+        rows.set(Run, run, **({"fence": 9} if how == "another fence" else {"state": RunState.CANCELLED}))
+        until(lease.lost.is_set, "the loss is noticed")
+
+
+def test_heartbeats_go_on_after_a_fault(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rows.run(pipeline)
+    lease = claimed(sessions, run, lease_s=0.3)
+    beats: list[int] = []
+    extend = leases.extend
+
+    def faulty(*arguments: Any, **values: Any) -> bool:
+        beats.append(1)
+        if len(beats) < 3:
+            raise OperationalError("update runs", {}, Exception("the server closed the connection"))
+        return extend(*arguments, **values)
+
+    monkeypatch.setattr(leases, "extend", faulty)
+    before = rows.get(Run, run).lease_until
+    with leases.heartbeat(sessions, lease):
+        until(lambda: rows.get(Run, run).lease_until > before, "a heartbeat after two that failed")
+    assert not lease.lost.is_set()
+
+
+def test_a_verdict_that_is_judged_again_is_claimed_anew(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    row = rows.validation(pipeline)
+    with leases.finish(sessions, claimed(sessions, row, VALIDATION), ValidationState.PASSED):
+        pass
+    assert claim(sessions, row, VALIDATION) is None
+    rows.set(Validation, row, state=ValidationState.QUEUED, attempt=0)
+    assert claimed(sessions, row, VALIDATION).fence == 2, "the fence never starts anew"
+
+
+def test_a_nudge_is_written_with_the_row(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline)
+    with sessions() as session:
+        leases.nudge(session, RUN, run)
+        session.rollback()
+    assert (rows.nudges(), rows.get(Run, run).nudged_at) == ([], None)
+    with sessions.begin() as session:
+        leases.nudge(session, RUN, run)
+    assert rows.nudges() == [(TaskName.TRAIN, run)]
+    assert rows.get(Run, run).nudged_at is not None

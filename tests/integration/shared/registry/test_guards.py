@@ -1,0 +1,161 @@
+"""What the database itself refuses, whoever asks, and what it keeps of predictions."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
+
+from shared.registry.session import Sessions
+from shared.registry.states import Decision, ValidationState
+from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, PredictionRequest
+from tests.support.rows import AS_OF, Rows
+
+
+@pytest.fixture
+def rows(sessions: Sessions) -> Rows:
+    return Rows(sessions)
+
+
+@pytest.fixture
+def pipeline(rows: Rows) -> uuid.UUID:
+    return rows.pipeline()
+
+
+def deploy(rows: Rows, pipeline: uuid.UUID, version: uuid.UUID, generation: int, **values: Any) -> None:
+    with rows.sessions.begin() as session:
+        row = session.get(Deployment, pipeline) or Deployment(
+            pipeline_id=pipeline, generation=0, live_version_id=version, updated_at=AS_OF
+        )
+        row.live_version_id, row.generation, row.override = version, generation, values.get("override")
+        session.add(row)
+
+
+@pytest.mark.parametrize("decision", [None, Decision.HOLD, Decision.REJECT])
+def test_no_version_goes_live_without_a_verdict_that_promotes_it(
+    rows: Rows, pipeline: uuid.UUID, decision: Decision | None
+) -> None:
+    version = rows.version(pipeline)
+    if decision is not None:
+        rows.validation(pipeline, version, state=ValidationState.PASSED, decision=decision)
+    for override in (None, ""):
+        with pytest.raises(IntegrityError, match="has no verdict that promotes it"):
+            deploy(rows, pipeline, version, 1, override=override)
+    assert rows.all(Deployment) == []
+    deploy(rows, pipeline, version, 1, override="ana: the incident of today")
+    assert rows.get(Deployment, pipeline).live_version_id == version
+
+
+def test_a_verdict_counts_for_its_own_version_only(rows: Rows, pipeline: uuid.UUID) -> None:
+    judged, other = rows.version(pipeline), rows.version(pipeline)
+    rows.validation(pipeline, judged, state=ValidationState.PASSED, decision=Decision.PROMOTE)
+    deploy(rows, pipeline, judged, 1)
+    with pytest.raises(IntegrityError, match="has no verdict"):
+        deploy(rows, pipeline, other, 2)
+    assert rows.get(Deployment, pipeline).live_version_id == judged
+
+
+def test_a_generation_only_grows(rows: Rows, pipeline: uuid.UUID) -> None:
+    version = rows.version(pipeline)
+    rows.validation(pipeline, version, state=ValidationState.PASSED, decision=Decision.PROMOTE)
+    deploy(rows, pipeline, version, 5)
+    for generation in (4, 5):
+        with pytest.raises(IntegrityError, match="only grows"), rows.sessions.begin() as session:
+            session.execute(text("update deployments set generation = :to"), {"to": generation})
+    deploy(rows, pipeline, version, 6)
+
+
+@pytest.mark.parametrize("change", ["update deployment_history set reason = 'else'", "delete from deployment_history"])
+def test_history_is_append_only(rows: Rows, pipeline: uuid.UUID, change: str) -> None:
+    version = rows.version(pipeline)
+    with rows.sessions.begin() as session:
+        session.add(
+            DeploymentChange(
+                pipeline_id=pipeline, generation=1, action="promote", version_id=version, actor="ana", reason="first"
+            )
+        )
+    with pytest.raises(IntegrityError, match="append-only"), rows.sessions.begin() as session:
+        session.execute(text(change))
+    assert [row.reason for row in rows.all(DeploymentChange)] == ["first"]
+
+
+def test_one_version_for_each_run_and_number(rows: Rows, pipeline: uuid.UUID) -> None:
+    version: ModelVersion = rows.get(ModelVersion, rows.version(pipeline))
+    with pytest.raises(IntegrityError, match="run_id"):
+        rows.version(pipeline, version.run_id)
+    other = rows.version(pipeline)
+    with pytest.raises(IntegrityError, match="versions_pipeline_number"):
+        rows.set(ModelVersion, other, number=version.number)
+
+
+def log(rows: Rows, pipeline: uuid.UUID, moment: datetime, keys: list[str]) -> uuid.UUID:
+    row = PredictionRequest(
+        request_id=uuid.uuid4(),
+        requested_at=moment,
+        pipeline_id=pipeline,
+        version_id=rows.version(pipeline),
+        version_number=3,
+        generation=2,
+        pinned=False,
+        keys=keys,
+        event_times=[AS_OF + timedelta(hours=index) for index in range(len(keys))],
+        available_ats=[AS_OF] * len(keys),
+        instances=[{"size": index} for index in range(len(keys))],
+        scores=[index / 10 for index in range(len(keys))],
+        latency_us=100,
+        api_key_id="0123456789ab",
+    )
+    with rows.sessions.begin() as session:
+        session.add(row)
+    return row.request_id
+
+
+def partition_of(rows: Rows, request: uuid.UUID) -> str:
+    with rows.sessions.begin() as session:
+        query = text("select tableoid::regclass::text from prediction_requests where request_id = :id")
+        return str(session.scalar(query, {"id": request}))
+
+
+def ensure(rows: Rows, moment: datetime) -> str:
+    with rows.sessions.begin() as session:
+        return str(session.scalar(select(func.ensure_prediction_partition(moment))))
+
+
+def test_a_prediction_is_a_row_of_the_view(rows: Rows, pipeline: uuid.UUID) -> None:
+    request = log(rows, pipeline, datetime.now(UTC), ["a", "b", "c"])
+    with rows.sessions.begin() as session:
+        found = session.execute(text("select * from predictions order by row_index")).mappings().all()
+    assert [
+        (row["request_id"], row["row_index"], row["key"], row["score"], row["instance"], row["event_time"])
+        for row in found
+    ] == [
+        (request, index, key, index / 10, {"size": index}, AS_OF + timedelta(hours=index))
+        for index, key in enumerate("abc")
+    ]
+    assert {(row["pipeline_id"], row["version_number"], row["generation"], row["pinned"]) for row in found} == {
+        (pipeline, 3, 2, False)
+    }
+
+
+def test_months_have_partitions(rows: Rows, pipeline: uuid.UUID) -> None:
+    new = datetime(2031, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert ensure(rows, new) == "prediction_requests_2031_12"
+    assert ensure(rows, new.replace(day=1)) == "prediction_requests_2031_12", "there already"
+    assert partition_of(rows, log(rows, pipeline, new, ["a"])) == "prediction_requests_2031_12"
+    assert partition_of(rows, log(rows, pipeline, new + timedelta(seconds=1), ["a"])) == "prediction_requests_default"
+    now = datetime.now(UTC)
+    assert partition_of(rows, log(rows, pipeline, now, ["a"])) == f"prediction_requests_{now:%Y_%m}"
+
+
+def test_a_month_whose_rows_came_before_its_partition_keeps_them(rows: Rows, pipeline: uuid.UUID) -> None:
+    early = datetime(2032, 5, 10, tzinfo=UTC)
+    request = log(rows, pipeline, early, ["a"])
+    assert ensure(rows, early) == "prediction_requests_2032_05"
+    assert partition_of(rows, request) == "prediction_requests_default"
+    assert ensure(rows, early.replace(month=6)) == "prediction_requests_2032_06", "later months are not hindered"
+    later = log(rows, pipeline, early, ["b"])
+    assert partition_of(rows, later) == "prediction_requests_default"
+    with rows.sessions.begin() as session:
+        assert session.scalar(text("select count(*) from predictions")) == 2
