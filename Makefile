@@ -49,6 +49,9 @@ bench: setup  ## walk-forward retraining quality against gradient boosting
 chaos: setup  ## the long fault-injection runs
 	@$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
 
+compose-test: setup  ## bring docker-compose.yml up for real and run one cycle (needs a Docker engine)
+	@PYTHON_BIN=$(BIN)/python deploy/compose-test
+
 lock: setup  ## write constraints.txt from what is installed
 	@{ echo "# Every dependency, pinned: pip install -c constraints.txt ...   (make lock renews it)"; \
 	   $(BIN)/python -m pip freeze --exclude-editable | sed "s/^\(torch==[0-9.]*\)+.*/\1/"; \

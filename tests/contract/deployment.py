@@ -10,8 +10,14 @@ from typing import Any
 
 import yaml
 
+from cli.stack import processes
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+SERVICES = {"serving": 8000, "data": 8001, "trainer": 8002, "validator": 8003}
+"""The architecture's default ports."""
+WATCHED = (*processes.WORKERS, processes.BACKGROUND)
+PROCESSES = ("migrate", *SERVICES, *WATCHED)
 MADE = {
     "POSTGRES_PASSWORD": "p-made",
     "VALKEY_PASSWORD": "v-made",
@@ -102,6 +108,11 @@ def stages() -> dict[str, Stage]:
         assert stage is not None, f"{word} before the first FROM"
         _add(stage, word, rest, found)
     return found
+
+
+def option(command: list[str], name: str) -> str:
+    """The word after an option."""
+    return command[command.index(name) + 1]
 
 
 def _add(stage: Stage, word: str, rest: str, found: Mapping[str, Stage]) -> None:

@@ -1,6 +1,5 @@
 """docker-compose.yml, the Dockerfile and Prometheus's files name only what exists, agree with each other and with `relevo up`."""
 
-import ast
 import itertools
 import os
 import re
@@ -24,13 +23,27 @@ from services.trainer.config import TrainerSettings
 from services.validator.config import ValidatorSettings
 from shared import keys
 from shared.config import CommonSettings
-from shared.contracts.tasks import Queue
-from tests.contract.deployment import DEPLOY, MADE, ROOT, Stage, compose, stages, variables
+from tests.contract.deployment import (
+    DEPLOY,
+    MADE,
+    PROCESSES,
+    ROOT,
+    SERVICES,
+    WATCHED,
+    Stage,
+    compose,
+    option,
+    stages,
+    variables,
+)
 
-SERVICES = {"serving": 8000, "data": 8001, "trainer": 8002, "validator": 8003}
-"""The architecture's default ports."""
-WATCHED = (*processes.WORKERS, processes.BACKGROUND)
-PROCESSES = ("migrate", *SERVICES, *WATCHED)
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    CommonSettings,
+    DataSettings,
+    ServingSettings,
+    TrainerSettings,
+    ValidatorSettings,
+)
 ENGINES = ("postgres", "valkey", "prometheus", "grafana")
 NOT_OURS = {
     # Python and numeric libraries, the images' own health check, switches of other people's telemetry.
@@ -81,11 +94,6 @@ def settings_variables(*classes: type[BaseSettings]) -> set[str]:
     return names
 
 
-def option(command: list[str], name: str) -> str:
-    """The word after an option."""
-    return command[command.index(name) + 1]
-
-
 def environment_in(name: str, services: dict[str, dict[str, Any]], images: dict[str, Stage]) -> dict[str, str]:
     """What a process finds in its environment: the image's, then compose's."""
     return images[name].environment | services[name].get("environment", {})
@@ -111,35 +119,6 @@ def test_each_process_has_an_image_of_its_own(name: str, services: dict[str, Any
     assert "command" not in service
     assert "entrypoint" not in service
     assert images[name].user == "10001:10001"
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_the_code_a_command_names_is_in_its_image(name: str, images: dict[str, Stage]) -> None:
-    command = images[name].command
-    assert command[:2] == ["python", "-m"]
-    module, attribute = command[2], None
-    if module == "uvicorn":
-        module, attribute = command[3].split(":")
-        assert "--factory" in command
-    elif module == "celery":
-        module, attribute = option(command, "-A"), "app"
-    path = Path(*module.split(".")).with_suffix(".py")
-    tree = ast.parse((ROOT / path).read_text())
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    defined |= {
-        target.id
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    assert attribute is None or attribute in defined
-    copied = [Path(source) for source, _ in images[name].copies]
-    assert any(path.is_relative_to(source) for source in copied), f"{path} is not copied into the image"
-
-
-def test_every_queue_has_one_worker(images: dict[str, Stage]) -> None:
-    assert sorted(option(images[name].command, "-Q") for name in processes.WORKERS) == sorted(map(str, Queue))
 
 
 @pytest.mark.parametrize(("name", "port"), SERVICES.items())
@@ -183,23 +162,16 @@ def test_prometheus_scrapes_every_process(services: dict[str, Any], images: dict
 def test_every_variable_means_something_to_the_process(
     name: str, services: dict[str, Any], images: dict[str, Stage]
 ) -> None:
-    own = {
-        "serving": ServingSettings,
-        "data": DataSettings,
-        "trainer": TrainerSettings,
-        "validator": ValidatorSettings,
-    }
-    known = settings_variables(CommonSettings, *own.values()) | NOT_OURS
+    known = settings_variables(*SETTINGS)
     environment = environment_in(name, services, images)
-    assert set(environment) <= known
+    assert set(environment) <= known | NOT_OURS
     # And the process starts with them: settings that are there and pass.
     with pytest.MonkeyPatch.context() as patch:
-        for variable in settings_variables(CommonSettings, *own.values()):
+        for variable in known:
             patch.delenv(variable, raising=False)
         for variable, value in environment.items():
             patch.setenv(variable, value)
-        CommonSettings()
-        for settings in own.values():
+        for settings in SETTINGS:
             settings()
 
 
@@ -323,30 +295,6 @@ def test_files_that_are_named_exist(services: dict[str, Any], images: dict[str, 
             source = str(mount).split(":", maxsplit=1)[0]
             assert not source.startswith(".") or (ROOT / source).is_dir()
     assert os.access(DEPLOY / "make-env", os.X_OK)
-
-
-def test_torch_is_in_the_training_image_alone(images: dict[str, Stage]) -> None:
-    def mentions(stage: Stage) -> bool:
-        return any("torch" in run or "[trainer]" in run or "[all]" in run for run in stage.runs)
-
-    assert [name for name in PROCESSES if mentions(images[name])] == ["trainer-worker"]
-    pinned = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned is not None
-    assert any(pinned[0] in run for run in images["trainer-worker"].runs)
-
-
-def test_the_trainers_api_cycles_and_background_run_without_the_training_packages() -> None:
-    """Their images hold the base packages and cronsim, nothing else of the extra `trainer`."""
-    program = (
-        "import importlib, sys\n"
-        "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'pyarrow', 'spox'): sys.modules[name] = None\n"
-        "for name in ('app', 'worker', 'background'): importlib.import_module(f'services.trainer.{name}')\n"
-    )
-    environment = {**os.environ, **compose()["services"]["trainer"]["environment"]}
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, check=False, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_the_gpu_goes_to_the_training_worker() -> None:
