@@ -79,10 +79,11 @@ def thread_limits(cpus: int, *, computes: bool, inherited: Mapping[str, str]) ->
     """How many threads numeric libraries start in one process.
 
     Their own default, a thread a core in each of nine processes, has them spin against each other on a small machine. What
-    computes (a worker) may use all cores, at most `MOST_THREADS`; what answers requests uses one. Waiting threads sleep
-    and do not spin. OMP_NUM_THREADS in the user's environment wins.
+    computes (a worker) may use half the cores, at most `MOST_THREADS`: the other half answers requests meanwhile, and a
+    network of this size gains little from more. What answers requests uses one. Waiting threads sleep and do not spin.
+    OMP_NUM_THREADS in the user's environment wins.
     """
-    chosen = inherited.get("OMP_NUM_THREADS") or str(max(1, min(cpus, MOST_THREADS)) if computes else 1)
+    chosen = inherited.get("OMP_NUM_THREADS") or str(max(1, min(cpus // 2, MOST_THREADS)) if computes else 1)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {"OMP_WAIT_POLICY": "PASSIVE", **{name: inherited.get(name) or chosen for name in names}}
 

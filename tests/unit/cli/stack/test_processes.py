@@ -124,7 +124,8 @@ def test_no_secret_stands_in_an_argument_list() -> None:
     ("cpus", "computes", "inherited", "threads"),
     [
         (2, False, {}, "1"),
-        (2, True, {}, "2"),
+        (2, True, {}, "1"),
+        (8, True, {}, "4"),
         (1, True, {}, "1"),
         (64, True, {}, "8"),
         (64, True, {"OMP_NUM_THREADS": "32"}, "32"),
