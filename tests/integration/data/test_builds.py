@@ -1,9 +1,12 @@
 """Builds: the same pins give the same digest, watermarks are true, and only who holds the lease may finish."""
 
+import os
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -196,14 +199,17 @@ def test_pins_are_written_once_and_only_by_the_holder(month: Service) -> None:
         assert repository.pin_watermarks(session, row_id, lease.fence).event_watermark == first
 
 
-def test_a_long_append_makes_the_build_wait_and_then_try_again(month: Service) -> None:
-    row_id = uuid.UUID(asked(month)["id"])
-    with month.sessions() as writer:
-        lock_for_ingest(writer)
-        lease = claim(month.sessions, DATASET, row_id, lease_s=60, max_attempts=3)
-        assert lease is not None
-        with pytest.raises(OperationalError):  # lock_timeout
-            run_build(month.sessions, month.store, month.limits, lease)
+def test_scratch_left_by_killed_builds_is_removed_in_the_end(
+    month: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new = tmp_path / "relevo-dataset-old", tmp_path / "relevo-dataset-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "events.parquet").write_bytes(b"x")
+    os.utime(old, (0, 0))
+    assert month.dataset(as_of=iso(31))["state"] == "ready"
+    assert [folder.name for folder in tmp_path.glob("relevo-*")] == [new.name]
 
 
 def test_asking_writes_the_row_its_nudge_and_its_answer_together(month: Service) -> None:
