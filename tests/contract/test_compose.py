@@ -312,6 +312,8 @@ def test_alert_rules_have_what_people_need() -> None:
         assert rule["expr"].strip()
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert set(rule["annotations"]) == {"summary", "description"}
+    explained = set(re.findall(r"Relevo[A-Z]\w+", (ROOT / "docs" / "deploy.md").read_text()))
+    assert explained == {rule["alert"] for rule in rules}
     tried = yaml.safe_load((DEPLOY / "prometheus" / "alerts.test.yml").read_text())
     assert tried["rule_files"] == ["alerts.yml"]
 
