@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 
 from shared.artifacts import ArtifactStore, Digest
@@ -66,8 +66,8 @@ class Rows:
         )
         if created_at is not None:
             row.created_at = created_at
-        self._add(pipeline)
-        self._add(row)
+        self.add(pipeline)
+        self.add(row)
         return pipeline.id
 
     def dataset(self, pipeline_id: uuid.UUID, **values: Any) -> uuid.UUID:
@@ -76,7 +76,8 @@ class Rows:
         row = Dataset(
             id=new_id(), pipeline_id=pipeline_id, number=self._numbers, spec_version=1, **{"as_of": AS_OF, **values}
         )
-        return self._add(row)
+        self.add(row)
+        return row.id
 
     def ready_dataset(self, pipeline_id: uuid.UUID, digest: str | None = None, **values: Any) -> uuid.UUID:
         """A dataset that can be trained on."""
@@ -93,11 +94,13 @@ class Rows:
         """A run that waits, or what `values` say."""
         dataset_id = dataset_id or self.ready_dataset(pipeline_id)
         row = Run(id=new_id(), pipeline_id=pipeline_id, dataset_id=dataset_id, spec_version=1, seed=7, **values)
-        return self._add(row)
+        self.add(row)
+        return row.id
 
     def version(self, pipeline_id: uuid.UUID, run_id: uuid.UUID | None = None, **values: Any) -> uuid.UUID:
         """A version that came of a succeeded run."""
         run_id = run_id or self.run(pipeline_id, state=RunState.SUCCEEDED)
+        facts = {"digest": "e" * 64, "size_bytes": 1, "as_of": AS_OF, "train_end": AS_OF, "train_label_mean": 0.5}
         with self.sessions.begin() as session:
             highest = session.scalar(
                 select(func.max(ModelVersion.number)).where(col(ModelVersion.pipeline_id) == pipeline_id)
@@ -109,12 +112,7 @@ class Rows:
                 run_id=run_id,
                 dataset_id=session.get_one(Run, run_id).dataset_id,
                 spec_version=1,
-                digest="e" * 64,
-                size_bytes=1,
-                as_of=AS_OF,
-                train_end=AS_OF,
-                train_label_mean=0.5,
-                **values,
+                **{**facts, **values},
             )
             session.add(version)
         return version.id
@@ -122,12 +120,16 @@ class Rows:
     def validation(self, pipeline_id: uuid.UUID, candidate_id: uuid.UUID | None = None, **values: Any) -> uuid.UUID:
         """A verdict that waits, or what `values` say."""
         candidate_id = candidate_id or self.version(pipeline_id)
-        return self._add(Validation(id=new_id(), pipeline_id=pipeline_id, candidate_id=candidate_id, **values))
+        row = Validation(id=new_id(), pipeline_id=pipeline_id, candidate_id=candidate_id, **values)
+        self.add(row)
+        return row.id
 
     def cycle(self, pipeline_id: uuid.UUID, **values: Any) -> uuid.UUID:
         """A cycle at its beginning, or what `values` say."""
         facts = {"trigger": "manual", "as_of": AS_OF, "spec_version": 1}
-        return self._add(Cycle(id=new_id(), pipeline_id=pipeline_id, **{**facts, **values}))
+        row = Cycle(id=new_id(), pipeline_id=pipeline_id, **{**facts, **values})
+        self.add(row)
+        return row.id
 
     def get(self, table: Any, key: Any) -> Any:
         """A row as it is now."""
@@ -153,12 +155,12 @@ class Rows:
     def forget_nudges(self) -> None:
         """Empty the outbox."""
         with self.sessions.begin() as session:
-            session.query(OutboxMessage).delete()
+            session.execute(delete(OutboxMessage))
 
-    def _add(self, row: Any) -> uuid.UUID:
+    def add(self, row: Any) -> None:
+        """Any row."""
         with self.sessions.begin() as session:
             session.add(row)
-        return row.id if hasattr(row, "id") else row.pipeline_id
 
 
 def store_dataset(store: ArtifactStore, table: pa.Table) -> Digest:
