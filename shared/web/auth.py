@@ -14,7 +14,7 @@ FastAPI reads and parses the body before it solves dependencies, so the declarat
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -128,6 +128,7 @@ class GuardedRoute(APIRoute):
         requirements = self.requirements
         has_body = self.body_field is not None
         upload = any(requirement.upload for requirement in requirements)
+        parameters = frozenset(_parameters(self.dependant))
 
         async def guarded(request: Request) -> Response:
             if not requirements:
@@ -137,6 +138,7 @@ class GuardedRoute(APIRoute):
                 caller = await authenticate_new(request.scope["headers"], state.keys, requirement.scope)
             request.state.principal = caller
             _check_path(request, caller)
+            _check_query(request, parameters)
             limit = state.settings.upload_limit_bytes if upload else state.settings.body_limit_bytes
             receive = bounded(
                 request.scope, request.receive, limit_bytes=limit, timeout_s=state.settings.body_timeout_s
@@ -197,12 +199,27 @@ def _requirements(dependant: Dependant) -> Iterator[Requirement]:
         yield from _requirements(inner)
 
 
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _parameters(inner)
+
+
 def _check_path(request: Request, caller: Principal) -> None:
     if "\x00" in request.scope["path"] or b"%00" in request.scope["query_string"]:
         raise Invalid("The address holds the NUL character.")
     for name in PIPELINE_PARAMETERS:
         if (value := request.path_params.get(name)) is not None and not caller.allows_pipeline(value):
             raise no_such_pipeline()
+
+
+def _check_query(request: Request, parameters: Collection[str]) -> None:
+    """Refuse parameters that the route does not have: a mistyped `dry_run` must not do the thing."""
+    if unknown := sorted(request.query_params.keys() - parameters):
+        raise Invalid(
+            f"The query has a parameter that this route does not take: it takes {', '.join(sorted(parameters)) or 'none'}.",
+            errors=[{"loc": ["query", name], "msg": "is no parameter of this route"} for name in unknown],
+        )
 
 
 __all__ = [

@@ -26,7 +26,21 @@ router = GuardedRouter(prefix="/v1/pipelines/{p}/runs", tags=["runs"])
 
 LOOK_S = 1.0
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Progress"}
+    200: {
+        "description": "Progress, event by event.",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {"const": "progress"},
+                        "data": {"type": "string", "contentMediaType": "application/json", "description": "The run."},
+                    },
+                }
+            }
+        },
+    }
 }
 
 

@@ -85,6 +85,7 @@ async def test_an_unknown_path_and_method_are_problems(client: httpx.AsyncClient
         "/v1/things?n=99999999999999999999",
         "/v1/things?n=" + "9" * 5000,
         "/v1/things?n=one",
+        "/v1/things?m=1",
         "/v1/pipelines/a%00b/items",
     ],
 )
@@ -93,6 +94,12 @@ async def test_bad_addresses_are_422(client: httpx.AsyncClient, path: str) -> No
     answer = await client.request(method, path)
     assert answer.status_code == 422
     assert "999" not in answer.text
+
+
+async def test_a_mistyped_parameter_is_named(client: httpx.AsyncClient) -> None:
+    problem = (await client.get("/v1/things?q=1&limt=5")).json()
+    assert problem["errors"] == [{"loc": ["query", "limt"], "msg": "is no parameter of this route"}]
+    assert problem["detail"] == "The query has a parameter that this route does not take: it takes n, q."
 
 
 async def test_odd_unicode_in_an_address_is_harmless(client: httpx.AsyncClient) -> None:

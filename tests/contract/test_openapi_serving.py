@@ -1,0 +1,15 @@
+"""Serving against its own OpenAPI document: every answer is one that the document describes, and no 5xx."""
+
+from services.serving.app import create_app
+from tests.contract.fuzz import fuzz
+from tests.contract.world import ADMIN_KEY, World
+
+M, A = "/v1/models/{p}", "/admin/models"
+
+
+def test_every_answer_is_documented(world: World) -> None:
+    tried = fuzz(create_app(), ADMIN_KEY, known=world.known, lenient={"/feedback"})
+    assert {
+        "POST /predict", f"POST {M}/predict", "POST /feedback", f"GET {A}", f"GET {A}/{{p}}", f"GET {A}/{{p}}/history",
+        f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", "GET /healthz", "GET /readyz",
+    } == set(tried)  # fmt: skip
