@@ -12,11 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
 from services.data import build, repository
-from services.data.build import run_build
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import Unavailable
@@ -24,7 +22,7 @@ from shared.ids import new_id
 from shared.jobs.lease import claim
 from shared.jobs.work import DATASET
 from shared.labels import LabelSource, NewLabel, insert_labels
-from shared.registry.session import ingest_settled, lock_for_ingest
+from shared.registry.session import ingest_settled
 from shared.registry.tables import Dataset, OutboxMessage
 from shared.spec import parse
 from tests.integration.data.conftest import Service
