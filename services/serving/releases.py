@@ -19,7 +19,7 @@ from services.serving.schemas import PromoteRequest, ReleaseResponse, RollbackRe
 from services.serving.transactions import Transactions
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.registry.states import VersionState
-from shared.registry.tables import Deployment, DeploymentChange, ModelVersion
+from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, Validation
 
 PROMOTE, ROLLBACK = "promote", "rollback"
 CHECK_VIOLATION = "23514"
@@ -68,7 +68,7 @@ class Releases:
         Raises:
             NotFound: no such pipeline or version.
             GenerationMoved: the pointer is not where the caller saw it.
-            NotValidated: no verdict promotes the version, and no override was given.
+            NotValidated: the newest verdict does not promote the version, and no override was given.
             NotLoadable: its artifact cannot serve.
             Invalid: the validation named is not one that promotes this version.
             Unavailable: loading takes too long, or the artifact store is away.
@@ -82,7 +82,7 @@ class Releases:
         return await self._release(name, order.version, change)
 
     async def roll_back(self, name: str, order: RollbackRequest, actor: str) -> ReleaseResponse:
-        """Make the version live that was before.
+        """Make the version live that was before. Repeated with the same `expected_generation`, it goes back once.
 
         Raises:
             NothingToRollBack: no version was live before.
@@ -147,13 +147,8 @@ def promote(session: Session, name: str, order: PromoteRequest, actor: str) -> R
         return _unchanged(session, current, version)
     _expect(session, current, order.expected_generation)
     verdict = repository.promoting_verdict(session, version, order.validation)
-    if verdict is None and order.validation is not None and order.override is None:
-        raise Invalid(
-            "The validation named does not promote this version.",
-            errors=[{"loc": ["body", "validation"], "msg": f"is no verdict that promotes version {version.number}"}],
-        )
-    if verdict is None and order.override is None:
-        raise NotValidated(_why_not(version))
+    if order.override is None:
+        _check_validated(version, verdict, order)
     change = DeploymentChange(
         pipeline_id=pipeline,
         generation=(current.generation if current else 0) + 1,
@@ -173,6 +168,8 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
     """Move the pointer to the version that was live before, in the caller's transaction. Raises as `Releases.roll_back`."""
     pipeline = repository.pipeline_id(session, name)
     current = repository.locked_pointer(session, pipeline)
+    if current is not None and _rolled_back_already(session, current, order.expected_generation):
+        return _unchanged(session, current, session.get_one(ModelVersion, current.live_version_id))
     _expect(session, current, order.expected_generation)
     target = rollback_target(repository.all_changes(session, pipeline))
     if current is None or target is None:
@@ -202,6 +199,14 @@ def _took_effect(current: Deployment | None, version: uuid.UUID, expected: int |
     return expected is None or expected in (current.generation, current.generation - 1)
 
 
+def _rolled_back_already(session: Session, current: Deployment, expected: int | None) -> bool:
+    """Whether the one change since the caller looked is the roll back he asks for: his own, repeated."""
+    if expected != current.generation - 1:
+        return False
+    last = session.get(DeploymentChange, (current.pipeline_id, current.generation))
+    return last is not None and last.action == ROLLBACK
+
+
 def _unchanged(session: Session, current: Deployment, version: ModelVersion) -> Released:
     last = session.get(DeploymentChange, (current.pipeline_id, current.generation))
     before = last.previous_version_id if last else None
@@ -217,6 +222,17 @@ def _expect(session: Session, current: Deployment | None, expected: int | None) 
         f"The deployment is at generation {generation}, not {expected}: {live}. Look again and decide anew.",
         errors=[{"loc": ["body", "expected_generation"], "msg": f"the generation is {generation}"}],
     )
+
+
+def _check_validated(version: ModelVersion, verdict: Validation | None, order: PromoteRequest) -> None:
+    """The newest verdict counts: one that promoted the version before it was rejected or held does not."""
+    if verdict is None and order.validation is not None:
+        raise Invalid(
+            "The validation named does not promote this version.",
+            errors=[{"loc": ["body", "validation"], "msg": f"is no verdict that promotes version {version.number}"}],
+        )
+    if verdict is None or version.state != VersionState.VALIDATED:
+        raise NotValidated(_why_not(version))
 
 
 def _why_not(version: ModelVersion) -> str:

@@ -137,7 +137,10 @@ class ModelList(BaseModel):
 class _Change(_Request):
     expected_generation: Generation | None = Field(
         default=None,
-        description="Change only if the pointer is still at this generation (0: nothing deployed yet); else 409.",
+        description=(
+            "Change only if the pointer is still at this generation (0: nothing deployed yet); else 409. "
+            "A request that names it may be sent again: it takes effect once."
+        ),
     )
     effective_at: AwareDatetime | None = Field(
         default=None, description="In a replay: the simulated moment of the change."

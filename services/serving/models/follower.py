@@ -110,10 +110,7 @@ class Follower:
             if time.monotonic() >= self._poll_due_s:
                 self._poll_due_s = time.monotonic() + self._poll_s
                 self._refresh()
-            try:
-                self._advance()
-            except Exception:
-                log.exception("a pipeline could not be brought up to date; trying again")
+            self._advance()
             self._slots.changed.wait(max(0.0, self._poll_due_s - time.monotonic()))
 
     def _refresh(self) -> None:
@@ -133,8 +130,11 @@ class Follower:
 
     def _advance(self) -> None:
         for pipeline in self._catalogue.pipelines.values():
-            self._warn_of_older(pipeline)
-            self._slots.advance(pipeline)
+            try:
+                self._warn_of_older(pipeline)
+                self._slots.advance(pipeline)
+            except Exception:  # one pipeline's trouble is not the others'
+                log.exception("a pipeline could not be brought up to date; trying again", model=pipeline.name)
 
     def _warn_of_older(self, pipeline: Pipeline) -> None:
         applied = self._slots.applied(pipeline.name)

@@ -119,6 +119,19 @@ class Registry:
                 )
             return number
 
+    def judge(self, number: int, decision: Decision, name: str = "delays") -> None:
+        """One more verdict on a version."""
+        rejected = decision is Decision.REJECT
+        with self.sessions.begin() as session:
+            version = session.exec(
+                select(ModelVersion).join(Pipeline).where(Pipeline.name == name, ModelVersion.number == number)
+            ).one()
+            version.state = VersionState.REJECTED if rejected else VersionState.VALIDATED
+            state = ValidationState.REJECTED if rejected else ValidationState.PASSED
+            session.add(
+                Validation(pipeline_id=version.pipeline_id, candidate_id=version.id, state=state, decision=decision)
+            )
+
     def deploy(self, number: int, name: str = "delays", generation: int = 1) -> None:
         """Move the pointer as another replica would."""
         with self.sessions.begin() as session:

@@ -153,6 +153,28 @@ async def test_rolling_back_goes_back_through_what_was_live(three_versions: Regi
     ]  # fmt: skip
 
 
+async def test_a_repeated_roll_back_goes_back_once(three_versions: Registry, replica: Replica) -> None:
+    for version in (1, 2, 3):
+        await replica.promote(version)
+    first = (await replica.roll_back(expected_generation=3)).json()
+    again = (await replica.roll_back(expected_generation=3)).json()
+    assert first["live_version"] == 2
+    assert again == {**first, "changed": False}
+    await replica.promote(3)
+    stale = await replica.roll_back(expected_generation=4)
+    assert stale.json()["type"] == "urn:relevo:problem:generation-moved", "the one change since was no roll back"
+    assert [change["version"] for change in await history(replica)] == [3, 2, 3, 2, 1]
+
+
+async def test_the_newest_verdict_counts(three_versions: Registry, replica: Replica) -> None:
+    await replica.promote(1)
+    three_versions.judge(2, Decision.REJECT)
+    answer = await replica.promote(2)
+    assert answer.json()["type"] == "urn:relevo:problem:not-validated"
+    assert "was rejected" in answer.json()["detail"]
+    assert (await replica.promote(2, override="the reject was of a bad week")).status_code == 200
+
+
 async def test_the_history_tells_what_was_live_then(three_versions: Registry, replica: Replica) -> None:
     for month, version in ((3, 1), (4, 2), (5, 3)):
         await replica.promote(version, effective_at=f"2013-0{month}-01T00:00:00Z")
