@@ -1,6 +1,7 @@
 """The four services as methods: one call each, named after what it does, returning the service's JSON as it came.
 
-Posts that create work carry an idempotency key, so that a call repeated after a broken connection creates it once.
+Posts that create work carry an idempotency key, those that move the version in production the generation they found: a call
+repeated after a broken connection takes effect once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -156,11 +157,11 @@ class Client:
         body: Json = {"version": version, "reason": reason}
         if override is not None:
             body["override"] = override
-        return self._create("serving", f"/admin/models/{_part(name)}/promote", body)
+        return self._move(name, "promote", body)
 
     def rollback(self, name: str, *, reason: str) -> Json:
         """Put the version that served before back into production."""
-        return self._create("serving", f"/admin/models/{_part(name)}/rollback", {"reason": reason})
+        return self._move(name, "rollback", {"reason": reason})
 
     # keys
 
@@ -188,6 +189,14 @@ class Client:
     def _create(self, service: str, path: str, body: Json) -> Json:
         given = {name: value for name, value in body.items() if value is not None}
         return self._post(service, path, given, idempotency_key=str(uuid4()))
+
+    def _move(self, name: str, action: str, body: Json) -> Json:
+        """Change what is in production, unless somebody else does so first."""
+        model = f"/admin/models/{_part(name)}"
+        # From the registry: a replica's own view may be a second old.
+        newest = self._get("serving", f"{model}/history", query={"limit": 1})["items"]
+        expected = {"expected_generation": newest[0]["generation"] if newest else 0}
+        return self._post("serving", f"{model}/{action}", {**body, **expected}, repeatable=True)
 
     def _pages(self, service: str, path: str) -> Iterator[Json]:
         after: str | None = None

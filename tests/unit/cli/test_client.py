@@ -58,6 +58,20 @@ def test_work_is_asked_for_with_a_key_of_its_own_each_time(client: Client, serve
     assert first.headers["idempotency-key"] != second.headers["idempotency-key"]
 
 
+@pytest.mark.parametrize(("history", "generation"), [([{"generation": 7}], 7), ([], 0)])
+def test_a_release_names_the_generation_it_found_and_is_repeated_with_it(
+    client: Client, server: Scripted, history: list[dict[str, int]], generation: int
+) -> None:
+    found = Answer(body={"items": history, "next": None})
+    for release in (lambda: client.promote("flights", 3), lambda: client.rollback("flights", reason="worse")):
+        server.reset()
+        server.script = [found, Answer(drop=True), Answer(body={"live_version": 2})]
+        assert release()["live_version"] == 2
+        looked, *sent = server.asked
+        assert (looked.method, looked.path, looked.query) == ("GET", "/admin/models/flights/history", "limit=1")
+        assert [asked.json["expected_generation"] for asked in sent] == [generation] * 2
+
+
 def test_names_cannot_leave_their_place_in_the_path(client: Client, server: Scripted) -> None:
     client.pipeline("../keys?x=1")
     assert server.asked[0].path == "/v1/pipelines/..%2Fkeys%3Fx%3D1"

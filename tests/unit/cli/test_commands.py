@@ -168,7 +168,8 @@ def test_keys_are_created_with_their_scopes(relevo: Relevo, server: Scripted) ->
 
 
 def test_a_refusal_is_one_sentence_on_standard_error(relevo: Relevo, server: Scripted) -> None:
-    server.script = [Answer(409, {"detail": "Version 3 has no passing verdict; name an override."})]
+    refusal = Answer(409, {"detail": "Version 3 has no passing verdict; name an override."})
+    server.script = [Answer(body={"items": [], "next": None}), refusal]
     result = relevo("promote", "flights", "3")
     assert result.exit_code == 1
     assert result.stdout == ""
