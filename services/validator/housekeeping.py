@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Mapping
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from services.validator import metrics, monitoring_repository, repository
@@ -72,7 +71,7 @@ class Housekeeper:
             try:
                 self.look()
                 self._failing = False
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do better
                 if not self._failing:
                     log.warning("housekeeping failed, trying again", error=type(error).__name__)
                 self._failing = True

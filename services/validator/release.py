@@ -13,7 +13,7 @@ import structlog
 from sqlmodel import Session
 
 from services.validator import repository
-from services.validator.serving_client import ServingClient
+from services.validator.serving_client import NotLoadable, ServingClient
 from services.validator.verdict import move_version
 from shared.contracts.tasks import TaskName
 from shared.errors import Conflict, Unavailable
@@ -107,7 +107,7 @@ def release(sessions: Sessions, serving: ServingClient, validation_id: uuid.UUID
         _note(sessions, validation_id, error.detail)
         return
     except Conflict as error:
-        _refused(sessions, validation_id, production, version.number, error.detail, webhook=webhook)
+        _refused(sessions, validation_id, production, version.number, error, webhook=webhook)
         return
     log.info("released", pipeline=pipeline, version=version.number, generation=generation)
     _settle(sessions, validation_id, Step.DONE, Production(row.candidate_id, generation))
@@ -115,8 +115,14 @@ def release(sessions: Sessions, serving: ServingClient, validation_id: uuid.UUID
 
 def hold_again(session: Session, row: Validation, reason: str) -> None:
     """Back to a person's desk: the row is held, its version too, and the cycle hears of it."""
-    row.decision, row.release_state, row.reason = Decision.HOLD, None, reason
-    move_version(repository.locked_version(session, row.candidate_id), VersionState.HELD)
+    _end(session, row, Decision.HOLD, VersionState.HELD, reason)
+
+
+def _end(session: Session, row: Validation, decision: Decision, state: VersionState, reason: str) -> None:
+    """Nothing is released: the verdict is taken back, and the cycle hears of it. A version judged again since keeps its state."""
+    row.decision, row.release_state, row.reason = decision, None, reason
+    if not repository.judged_since(session, row):
+        move_version(repository.locked_version(session, row.candidate_id), state)
     if row.cycle_id is not None:
         enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
 
@@ -161,20 +167,28 @@ def _queue_again(session: Session, row: Validation) -> None:
 
 
 def _refused(
-    sessions: Sessions, validation_id: uuid.UUID, asked: Production, number: int, detail: str, *, webhook: bool
+    sessions: Sessions, validation_id: uuid.UUID, asked: Production, number: int, refusal: Conflict, *, webhook: bool
 ) -> None:
-    """Serving said no: because production changed (then the rows say what follows), or because it cannot take this version."""
+    """Serving said no: because production changed (then the rows say what follows), or because it cannot take this version.
+
+    One that cannot be loaded is rejected: there is nothing for a person to approve. Any other refusal holds it.
+    """
     with sessions.begin() as session:
         row = repository.locked_validation(session, validation_id)
         if row is None or row.release_state != ReleaseState.PENDING:
             return
         production = Production.of(repository.deployment_of(session, row.pipeline_id))
-        if production != asked:
+        not_loadable = isinstance(refusal, NotLoadable)
+        if production != asked and not not_loadable:
             enqueue(session, TaskName.RELEASE, row.id)  # the next look decides on what serves now
             return
-        log.error("serving refuses the release", version=number, reason=detail)
-        reason = f"Serving refused version {number}: {detail}"
-        hold_again(session, row, reason)
+        log.error("serving refuses the release", version=number, reason=refusal.detail)
+        reason = f"Serving refused version {number}: {refusal.detail}"
+        if not_loadable:
+            reason += " Train again; or mend what it names, and validate the version again."
+            _end(session, row, Decision.REJECT, VersionState.REJECTED, reason)
+        else:
+            hold_again(session, row, reason)
         alert = Alert(
             id=new_id(),
             pipeline_id=row.pipeline_id,

@@ -10,8 +10,13 @@ from shared.observability.context import request_id
 
 TIMEOUT = httpx.Timeout(60, connect=3)
 """A promotion waits until serving has loaded and warmed the version, which may take some seconds."""
+NOT_LOADABLE = "urn:relevo:problem:not-loadable"
 TRY_LATER = frozenset({401, 403, 408, 425, 429})
 """A wrong service key is the operator's to mend: the release waits for that, like for a server that is away."""
+
+
+class NotLoadable(Conflict):
+    """Serving cannot load the version: its artifact is missing, damaged, or no model that fits."""
 
 
 class ServingClient:
@@ -23,6 +28,7 @@ class ServingClient:
             headers={"Authorization": f"Bearer {key}"},
             timeout=TIMEOUT,
             follow_redirects=False,
+            trust_env=False,  # the key is for serving alone, whatever proxy the environment names
             transport=transport,
         )
 
@@ -41,6 +47,8 @@ class ServingClient:
     ) -> int:
         """Put a version into production if the deployment still has the generation expected (0: nothing deployed).
 
+        The generation makes the call repeatable: one whose answer was lost is answered again and changes nothing.
+
         Args:
             effective_at: in a replay, the simulated moment of the release.
 
@@ -48,12 +56,11 @@ class ServingClient:
             The new generation.
 
         Raises:
+            NotLoadable: serving cannot load the version; asking again is no use.
             Conflict: serving refuses it: another generation, or a version it cannot take; the detail is serving's own.
             Unavailable: serving cannot be reached or asked now; the same call may be made again.
         """
-        headers = {"Idempotency-Key": f"validation-{validation_id}-{expected_generation}"}
-        if request_id.get():
-            headers["X-Request-ID"] = request_id.get()
+        headers = {"X-Request-ID": request_id.get()} if request_id.get() else {}
         body = {
             "version": version,
             "expected_generation": expected_generation,
@@ -71,7 +78,8 @@ class ServingClient:
             return _generation(answer)
         if answer.is_server_error or answer.status_code in TRY_LATER or not answer.is_client_error:
             raise Unavailable(f"Serving answered {answer.status_code}; the release is tried again. {_detail(answer)}")
-        raise Conflict(_detail(answer) or f"Serving answered {answer.status_code}.")
+        refusal = NotLoadable if _field(answer, "type") == NOT_LOADABLE else Conflict
+        raise refusal(_detail(answer) or f"Serving answered {answer.status_code}.")
 
 
 def _generation(answer: httpx.Response) -> int:
@@ -84,7 +92,11 @@ def _generation(answer: httpx.Response) -> int:
 
 
 def _detail(answer: httpx.Response) -> str:
+    return _field(answer, "detail")[:1000]
+
+
+def _field(answer: httpx.Response, name: str) -> str:
     try:
-        return str(answer.json()["detail"])[:1000]
+        return str(answer.json()[name])
     except (ValueError, KeyError, TypeError):
         return ""

@@ -20,7 +20,6 @@ class Serving:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self.asked: list[dict[str, Any]] = []
-        self.keys: list[str] = []
         self.before: Callable[[], None] = lambda: None
         """Runs before each promotion: what happens in the world at the worst moment."""
         self.answers: list[httpx.Response | Exception] = []
@@ -32,7 +31,6 @@ class Serving:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content)
         self.asked.append(body)
-        self.keys.append(request.headers["idempotency-key"])
         assert request.headers["authorization"] == "Bearer rlv_key"
         self.before()
         if self.answers:
@@ -46,11 +44,13 @@ class Serving:
                 order = PromoteRequest.model_validate(body)
                 released = releases.promote(session, name, order, "services")
         except RelevoError as error:
-            return httpx.Response(error.status, json={"detail": error.detail})
+            return problem(error.status, error.detail, error.slug)
         if self.lose_answer:
             raise httpx.ReadError("connection reset")
         return httpx.Response(200, json={"live_version": released.live, "generation": released.generation})
 
 
-def problem(status: int, detail: str) -> httpx.Response:
-    return httpx.Response(status, json={"detail": detail, "request_id": uuid.uuid4().hex})
+def problem(status: int, detail: str, slug: str = "conflict") -> httpx.Response:
+    return httpx.Response(
+        status, json={"type": f"urn:relevo:problem:{slug}", "detail": detail, "request_id": uuid.uuid4().hex}
+    )

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from services.serving.errors import NotLoadable
 from services.validator import release as module
 from services.validator.config import ValidatorSettings
 from services.validator.release import MOST_REJUDGED, release
@@ -82,7 +83,7 @@ def test_serving_away_leaves_it_pending_and_the_sweeper_nudges_again(
         assert sweep(session, max_attempts=3, renudge_after_s=0) == 1
     row = step(world, serving, row_id)
     assert (row.release_state, row.reason) == (ReleaseState.DONE, None)
-    assert len(set(serving.keys)) == 1  # the same Idempotency-Key each time
+    assert [order == serving.asked[0] for order in serving.asked] == [True] * 4  # the same order each time
 
 
 def test_a_lost_answer_is_found_in_the_registry(world: World, settings: ValidatorSettings, serving: Serving) -> None:
@@ -147,14 +148,48 @@ def test_what_serving_refuses_is_held_with_an_alert(
 ) -> None:
     candidate = world.version()
     row_id = promoted(world, settings, candidate)
-    serving.answers = [problem(409, "Version 2 cannot be loaded: it needs too much memory.")]
+    serving.answers = [problem(409, "Promotions are frozen over the holidays.")]
     row = step(world, serving, row_id)
     assert (row.decision, row.release_state) == (Decision.HOLD, None)
-    assert row.reason == "Serving refused version 2: Version 2 cannot be loaded: it needs too much memory."
+    assert row.reason == "Serving refused version 2: Promotions are frozen over the holidays."
     assert world.get(ModelVersion, candidate.id).state == VersionState.HELD
     with world.sessions.begin() as session:
         (alert,) = session.scalars(select(Alert))
     assert (alert.kind, alert.severity) == ("release-refused", "critical")
+    assert world.live().live_version_id == live.id  # type: ignore[union-attr]
+
+
+def test_what_serving_cannot_load_is_rejected_with_an_alert(
+    world: World, settings: ValidatorSettings, serving: Serving, live: ModelVersion
+) -> None:
+    candidate = world.version()
+    row_id = promoted(world, settings, candidate)
+    serving.answers = [problem(409, "Version 2 of delays cannot serve: it is damaged.", NotLoadable.slug)]
+    row = step(world, serving, row_id)
+    assert (row.decision, row.release_state) == (Decision.REJECT, None)
+    assert row.reason is not None
+    assert "it is damaged" in row.reason
+    assert world.get(ModelVersion, candidate.id).state == VersionState.REJECTED
+    assert cycle_nudges(world) == 2  # the verdict, and its end
+    with world.sessions.begin() as session:
+        (alert,) = session.scalars(select(Alert))
+    assert (alert.kind, alert.severity) == ("release-refused", "critical")
+    assert world.live().live_version_id == live.id  # type: ignore[union-attr]
+
+
+def test_a_release_that_waits_does_not_outrun_a_newer_verdict(
+    world: World, settings: ValidatorSettings, serving: Serving, live: ModelVersion
+) -> None:
+    candidate = world.version()
+    waiting = promoted(world, settings, candidate)
+    newer = world.validation(candidate)
+    with world.sessions.begin() as session:
+        row = session.get_one(Validation, newer)
+        row.state, row.decision = ValidationState.REJECTED, Decision.REJECT
+        session.get_one(ModelVersion, candidate.id).state = VersionState.REJECTED
+    row = step(world, serving, waiting)
+    assert (row.decision, row.release_state) == (Decision.HOLD, None)
+    assert world.get(ModelVersion, candidate.id).state == VersionState.REJECTED
     assert world.live().live_version_id == live.id  # type: ignore[union-attr]
 
 

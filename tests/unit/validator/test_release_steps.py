@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from services.validator.release import MOST_REJUDGED, Production, Step, next_step, replayed_at
-from services.validator.serving_client import ServingClient
+from services.validator.serving_client import NotLoadable, ServingClient
 from shared.errors import Conflict, Unavailable
 
 CANDIDATE, BASELINE, RIVAL = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
@@ -67,6 +67,11 @@ def test_a_refusal_is_a_conflict_with_servings_own_words(status: int) -> None:
         promote(httpx.Response(status, json={"detail": "Version 3 is gone."}))
     with pytest.raises(Conflict, match=str(status)):
         promote(httpx.Response(status, text="<html>"))
+
+
+def test_a_version_that_cannot_be_loaded_is_told_apart() -> None:
+    with pytest.raises(NotLoadable, match="damaged"):
+        promote(httpx.Response(409, json={"type": "urn:relevo:problem:not-loadable", "detail": "It is damaged."}))
 
 
 @pytest.mark.parametrize(
