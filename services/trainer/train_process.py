@@ -25,7 +25,7 @@ from services.trainer import repository
 from services.trainer.config import trainer_settings
 from shared.artifacts import ArtifactStore, open_store
 from shared.config import local_cache_dir
-from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, LeaseLost, RelevoError, Unavailable
+from shared.errors import LeaseLost, RelevoError, Unavailable
 from shared.ids import new_id
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         except Unavailable as error:
             leases.give_back(sessions, lease, error.detail)
             return EXIT_RECORDED
-        except (Invalid, ArtifactCorrupt, ArtifactMissing, FloatingPointError, RelevoError) as error:
+        except RelevoError as error:
             return _record_failure(sessions, lease, str(error))
         finally:
             engine.dispose()
@@ -96,7 +96,7 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
 
     seconds: dict[str, float] = {}
     order = _read_order(sessions, lease)
-    _tell(sessions, lease, {"step": "reading", "epochs": order.spec.training.epochs})
+    _tell(sessions, lease, {"step": "reading", "epochs": _most_epochs(order.spec)})
     with _timed(seconds, "read_s"):
         assert order.dataset.digest is not None
         file = read_files(store, order.dataset.digest)[TRAIN_FILE]
@@ -126,7 +126,7 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
     with leases.finish(sessions, lease, RunState.SUCCEEDED) as (session, run):
         metrics = {**fitted.metrics, **seconds, "parity_max_diff": fitted.parity_max_diff, "epochs": len(fitted.epochs)}
         run.metrics, run.environment = metrics, environment(fitted.device)
-        run.progress = {"step": "done", "epoch": len(fitted.epochs), "epochs": order.spec.training.epochs}
+        run.progress = {"step": "done", "epoch": len(fitted.epochs), "epochs": len(fitted.epochs)}
         version = ModelVersion(
             id=new_id(),
             pipeline_id=run.pipeline_id,
@@ -170,6 +170,11 @@ def _read_order(sessions: Sessions, lease: Lease) -> Order:
         return Order(run, dataset, PipelineSpec.model_validate(spec.spec), spec.digest)
 
 
+def _most_epochs(spec: PipelineSpec) -> int:
+    """A refit trains once more, for at most as many epochs as the search; early stopping may end both sooner."""
+    return spec.training.epochs * (2 if spec.training.refit else 1)
+
+
 def _progress_writer(sessions: Sessions, lease: Lease, spec: PipelineSpec) -> Callable[[Any], None]:
     """Writes each epoch to the run's row and history; a lost lease is noticed here and stops the training."""
     began = time.monotonic()
@@ -178,7 +183,7 @@ def _progress_writer(sessions: Sessions, lease: Lease, spec: PipelineSpec) -> Ca
         progress = {
             "step": "training",
             "epoch": epoch.epoch,
-            "epochs": spec.training.epochs,
+            "epochs": _most_epochs(spec),
             "train_loss": epoch.train_loss,
             "valid_loss": epoch.valid_loss,
         }
