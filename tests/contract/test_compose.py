@@ -234,6 +234,15 @@ def test_make_env_writes_secrets_that_the_product_accepts(tmp_path: Path, monkey
     assert file.read_bytes() == before
 
 
+def test_the_trial_run_says_when_there_is_no_engine(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname") or "/usr/bin/dirname")
+    bash = shutil.which("bash") or "/bin/bash"
+    words = [bash, str(DEPLOY / "compose-test")]
+    result = subprocess.run(words, env={"PATH": str(tmp_path)}, check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "no docker command on the PATH" in result.stderr
+
+
 def test_only_loopback_is_published(services: dict[str, Any]) -> None:
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert len(published) == len(SERVICES) + 2
