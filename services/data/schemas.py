@@ -4,10 +4,11 @@ import uuid
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.registry.states import DatasetState
 from shared.registry.tables import Dataset, Pipeline, QuarantinedRow, SpecVersion
+from shared.web.moments import Moment
 
 
 class PipelineView(BaseModel):
@@ -98,7 +99,7 @@ class DatasetCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    as_of: AwareDatetime | None = None
+    as_of: Moment | None = None
     """Nothing that happened or became known later is in it; absent: now."""
     cycle: uuid.UUID | None = None
     """The retraining cycle it is for."""

@@ -4,13 +4,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.serving.models.policy import SlotState
 from shared.spec.types import Name, Text
+from shared.web.moments import Moment
 
-Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Generation = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Generation = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
 class _Request(BaseModel):
@@ -142,9 +143,7 @@ class _Change(_Request):
             "A request that names it may be sent again: it takes effect once."
         ),
     )
-    effective_at: AwareDatetime | None = Field(
-        default=None, description="In a replay: the simulated moment of the change."
-    )
+    effective_at: Moment | None = Field(default=None, description="In a replay: the simulated moment of the change.")
 
 
 class PromoteRequest(_Change):

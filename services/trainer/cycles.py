@@ -14,6 +14,7 @@ from services.trainer.runs import cancel_run, queue_run
 from shared.contracts.tasks import TaskName
 from shared.errors import Conflict, Invalid, Unavailable
 from shared.ids import new_id
+from shared.instances import FIRST
 from shared.jobs.outbox import enqueue
 from shared.registry.session import Sessions
 from shared.registry.states import CycleState, check_move
@@ -40,13 +41,14 @@ def start_cycle(
         as_of: what is known in this cycle; by default the database's now.
 
     Raises:
-        Invalid: `as_of` lies in the future.
+        Invalid: `as_of` lies in the future, or before 1900.
     """
     now = repository.database_now(session)
-    if as_of is not None and as_of > now:
+    if as_of is not None and not FIRST <= as_of <= now:
+        ahead = as_of > now
         raise Invalid(
-            "as_of lies in the future; leave it out to use what is known now.",
-            errors=[{"loc": ["body", "as_of"], "msg": "must not be later than now"}],
+            f"as_of lies {'in the future' if ahead else 'before the year 1900'}; leave it out to use what is known now.",
+            errors=[{"loc": ["body", "as_of"], "msg": f"must not be {'later than now' if ahead else 'before 1900'}"}],
         )
     cycle = Cycle(
         id=new_id(),

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.registry.states import CycleState, RunState, VersionState
 from shared.registry.tables import Cycle, ModelVersion, Run, RunProgress
 from shared.spec.cron import parse_cron
 from shared.spec.types import Text
+from shared.web.moments import Moment
 
 Number = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 
@@ -22,7 +23,7 @@ class _Body(BaseModel):
 class CycleCreate(_Body):
     """Ask for one pass through the loop."""
 
-    as_of: AwareDatetime | None = None
+    as_of: Moment | None = None
     """Use only what was known then; by default now. Never in the future."""
 
 
@@ -38,7 +39,7 @@ class ScheduleChange(_Body):
 
     cron: Annotated[Text, AfterValidator(parse_cron)] | None = None
     """Five fields, UTC; null: the pipeline file's `schedule`."""
-    paused: bool = False
+    paused: Annotated[bool, Field(strict=True)] = False
     """No cycle starts by itself; slots missed meanwhile are not caught up."""
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from fastapi import Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.scopes import Scope
 from shared.keys import create_key, list_keys, revoke_key
@@ -12,6 +12,7 @@ from shared.registry.tables.access import ApiKey
 from shared.spec.types import Name, Text
 from shared.web.auth import GuardedRouter, requires
 from shared.web.deps import PrincipalDep, SessionDep
+from shared.web.moments import Moment
 from shared.web.pagination import Limit, Page
 
 router = GuardedRouter(prefix="/v1/keys", tags=["keys"], dependencies=[requires(Scope.KEYS)])
@@ -30,7 +31,7 @@ class KeyCreate(BaseModel):
     """What it may do; never more than the key that makes it."""
     pipelines: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
     """The pipelines it is limited to; absent: all."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     """When it ends; absent: never."""
 
 

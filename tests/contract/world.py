@@ -89,9 +89,8 @@ def make_world(sessions: Sessions, settings: CommonSettings) -> World:
         facts = {"digest": store.put_bytes(data), "size_bytes": len(data), "signature": SIGNATURE}
         versions.append(rows.version(pipeline, made, state=state, as_of=at(31), train_end=at(25), **facts))
     passed = rows.validation(pipeline, versions[0], state=ValidationState.PASSED, decision=Decision.PROMOTE)
-    held = rows.validation(
-        pipeline, versions[1], state=ValidationState.INCONCLUSIVE, decision=Decision.HOLD, sentence="It is held."
-    )
+    against = {"baseline_id": versions[0], "baseline_generation": 1, "sentence": "It is held."}
+    held = rows.validation(pipeline, versions[1], state=ValidationState.INCONCLUSIVE, decision=Decision.HOLD, **against)
     cycle = rows.cycle(pipeline, state=CycleState.TRAINING, dataset_id=dataset, run_id=rows.run(pipeline, dataset))
     with sessions.begin() as session:
         releases.promote(session, NAME, PromoteRequest(version=1), "world")

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AwareDatetime
 
 from services.serving import repository
 from services.serving.models.catalogue import Pipeline
@@ -22,6 +21,7 @@ from shared.registry.tables import DeploymentChange
 from shared.spec.types import Name
 from shared.web.auth import GuardedRouter, requires
 from shared.web.deps import PrincipalDep, SessionDep
+from shared.web.moments import Moment
 from shared.web.pagination import NumberPage, Page, newest_first, page_of
 
 router = GuardedRouter(prefix="/admin/models", tags=["admin"])
@@ -57,7 +57,7 @@ def history(
     page: NumberPage,
     session: SessionDep,
     at: Annotated[
-        AwareDatetime | None,
+        Moment | None,
         Query(description="Only changes in effect by then; the first one names what was live at that moment."),
     ] = None,
 ) -> Page[ChangeView]:

@@ -173,6 +173,7 @@ SOON = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     ("method", "path", "content", "status", "words"),
     [
         ("POST", "/cycles", {"as_of": SOON}, 422, "as_of lies in the future"),
+        ("POST", "/cycles", {"as_of": "1899-12-31T00:00:00Z"}, 422, "as_of lies before the year 1900"),
         ("POST", "/cycles", {"as_of": "2013-03-01T00:00:00"}, 422, "timezone"),
         ("POST", "/cycles", {"as_of": "yesterday"}, 422, "as_of"),
         ("POST", "/cycles", {"as_of": 1e30}, 422, "as_of"),
