@@ -11,4 +11,4 @@ def until(true: Callable[[], object], what: str, *, deadline_s: float = DEADLINE
     deadline = time.monotonic() + deadline_s
     while not true():
         assert time.monotonic() < deadline, f"not within {deadline_s:.0f} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)

@@ -5,63 +5,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import redis
 from celery import Celery
 
-from cli.stack import ports, valkey
+from cli.stack import ports
 from shared.config import CommonSettings
 from shared.contracts.tasks import QUEUE_OF, TaskName
 from shared.errors import Unavailable
 from shared.messaging import KEY_PREFIX, make_celery, publish
 from tests.engines import Engines
+from tests.support.broker import Broker
+from tests.support.waiting import DEADLINE_S, until
 
-DEADLINE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:.0f} s: {what}"
-        time.sleep(0.02)
-
-
-class Broker:
-    """A Valkey of this test's own, to be stopped, killed and started again on its port."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder = folder
-        valkey.configure(folder, port, "queue-password")
-        self.url = valkey.url(port, "queue-password")
-        self.client = redis.Redis.from_url(self.url)
-        self.start()
-
-    def start(self) -> None:
-        with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(valkey.server(), cwd=self._folder, stdout=log, stderr=log)
-        until(self._answers, "Valkey answers")
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        self.process.wait(DEADLINE_S)
-
-    def close(self) -> None:
-        self.client.close()
-        self.process.kill()
-        self.process.wait(DEADLINE_S)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
 
 
 class EchoWorker:

@@ -1,6 +1,9 @@
 """One run, from the claim to its only version: in this process, and supervised in a process of its own."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import pyarrow as pa
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -263,14 +267,6 @@ def short(settings: TrainerSettings, **values: Any) -> TrainerSettings:
     return settings.model_copy(update={"lease_s": 10.0, "max_attempts": 5, **values})
 
 
-def long_spec(rows: Rows) -> None:
-    """Training that takes minutes, to be stopped."""
-    (row,) = rows.all(SpecVersion)
-    training = {**row.spec["training"], "epochs": 1000, "patience": 1000}
-    with rows.sessions.begin() as session:
-        session.get_one(SpecVersion, (row.pipeline_id, 1)).spec = {**row.spec, "training": training}
-
-
 class Training(threading.Thread):
     """`supervise.train` on a thread, as Celery calls it."""
 
@@ -301,8 +297,10 @@ def test_supervised_to_success_and_a_repeated_nudge(
     assert len(rows.all(ModelVersion)) == 1
 
 
-def test_cancelling_stops_a_training(rows: Rows, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID) -> None:
-    long_spec(rows)
+def test_cancelling_stops_a_training(
+    rows: Rows, sessions: Sessions, settings: TrainerSettings, pipeline: uuid.UUID, run: uuid.UUID
+) -> None:
+    rows.retune(pipeline, epochs=1000, patience=1000)
     training = Training(sessions, short(settings), run)
     until(lambda: epochs(rows, run, 1) > 1, "it trains")
     rows.set(Run, run, cancel_requested=True)
@@ -321,3 +319,31 @@ def test_a_training_process_that_crashes_gives_its_run_back(
     row = rows.get(Run, run)
     assert (row.state, row.attempt) == (RunState.QUEUED, 1)
     assert row.reason == "The training process ended with status 1; see the trainer worker's log."
+
+
+WORKER = '''
+import os, subprocess, sys
+child = """
+import os, sys
+from services.trainer.train_process import _die_with
+_die_with(os.getppid())
+print(1, flush=True)
+sys.stdin.read()
+"""
+process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+sys.stdin.read()
+'''
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux kills the orphan; elsewhere its fence stops it")
+def test_no_training_outlives_its_worker() -> None:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with worker:
+        assert worker.stdout is not None
+        child = psutil.Process(int(worker.stdout.readline()))
+        worker.kill()
+    child.wait(90)
+    elsewhere = "from services.trainer.train_process import _die_with; _die_with(1)"
+    assert subprocess.run([sys.executable, "-c", elsewhere], check=False).returncode == -signal.SIGKILL
