@@ -41,12 +41,16 @@ def free_base() -> int:
     return next(port for port in found if all(ports.is_free(port + offset) for offset in range(4)))
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment of this process without settings of the product."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+
+
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the virtual environment from the root of the repository, without settings of whoever runs the tests."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return subprocess.run(
         [str(BIN / words[0]), *words[1:]],
-        cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        cwd=ROOT, env={**clean_environment(), **environment}, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
 
 
