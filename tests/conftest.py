@@ -1,5 +1,6 @@
 """Fixtures for all tests. The folder is the marker; real engines start once a test run and give each test a database of its own."""
 
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ("unit", "contract", "integration", "e2e", "chaos"):
             item.add_marker(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Logging is the process's: what a test (or the app it makes) sets up is taken back after it."""
+    root = logging.getLogger()
+    loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    before = [(each, each.handlers[:], each.level, each.propagate, each.disabled) for each in loggers]
+    yield
+    for logger, handlers, level, propagate, disabled in before:
+        logger.handlers[:], logger.propagate, logger.disabled = handlers, propagate, disabled
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from shared.observability.redact import redact
 
 # Libraries that install handlers of their own, or that say at INFO what belongs to DEBUG.
 _TAKEN_OVER = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "kombu", "sqlalchemy", "alembic")
-_QUIET = ("httpx", "httpcore", "asyncio", "celery.redirected")
+_QUIET = ("httpx", "httpcore", "asyncio", "celery.redirected", "onnx_ir", "onnxscript", "tracing")
 
 
 def configure_logging(level: str, format: str, service: str) -> None:  # noqa: A002 - the setting's own name
