@@ -58,7 +58,6 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         engine=engine,
         sessions=sessions,
         store=store,
-        ring=ring,
         drain=drain,
     )
 
@@ -95,7 +94,6 @@ async def _replica(
     engine: Engine,
     sessions: Sessions,
     store: ArtifactStore,
-    ring: KeyRing,
     drain: Drain,
 ) -> AsyncIterator[None]:
     """The parts that live as long as the app: folder, log, slots and the threads. What starts last stops first."""
@@ -142,8 +140,7 @@ async def _replica(
         yield
     finally:
         drain.uninstall()
-        # The ring, too: nothing may use the engine once it is disposed of.
-        await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower, ring)))
+        await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower)))
         predictor.close()
         slots.close()
         await asyncio.to_thread(shipper.stop, settings.flush_s)

@@ -46,7 +46,7 @@ def make_app(
         routers: `GuardedRouter`s; each route declares its scope.
         checks: what /readyz asks, by name; each raises when its dependency is away, and bounds its own time.
         helpful_checks: as `checks`, but the service works on without them: /readyz stays 200 and lists them as degraded.
-        lifespan: opened after the key ring runs, closed before it stops.
+        lifespan: opened after the key ring runs, closed after it stopped.
         keys: the ring of API keys; by default one that reads through `sessions`.
 
     Raises:
@@ -64,7 +64,11 @@ def make_app(
             # So that the first requests find the keys; when the registry is away, checks and /readyz say so.
             await asyncio.wait({asyncio.wrap_future(ring.start())}, timeout=FIRST_KEYS_WAIT_S)
             async with lifespan(app) if lifespan else contextlib.nullcontext():
-                yield
+                try:
+                    yield
+                finally:
+                    # Before the service disposes of its engine: a read under way would leave its connection open.
+                    await asyncio.to_thread(ring.stop)
         finally:
             await asyncio.to_thread(ring.stop)
             probe.close()

@@ -1,10 +1,13 @@
 """What make_app gives every service: request ids, health, metrics, documents."""
 
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from shared.contracts.scopes import Scope
 from shared.web import health
@@ -106,3 +109,22 @@ async def test_openapi_lists_problems_and_the_scheme_on_every_guarded_route(clie
         content = operation["responses"][status]["content"]
         assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+async def test_nobody_reads_keys_any_more_when_the_service_closes_its_engine(
+    keys: Keys, quiet_logging: list[Any]
+) -> None:
+    reading: list[bool] = []
+
+    def key_threads() -> bool:
+        return any(thread.name == "keyring" for thread in threading.enumerate())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        reading.append(key_threads())
+        yield
+        reading.append(key_threads())
+
+    async with running(build(keys, lifespan=lifespan)):
+        pass
+    assert reading == [True, False]
