@@ -7,7 +7,7 @@ The log has no index by event time, so finding a day's predictions reads the pip
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -104,6 +104,14 @@ _PREDICTIONS = text(f"""
 """)  # noqa: S608 - a constant of the code
 
 
+_MATURED = text("""
+    select day from monitoring_days
+    where pipeline_id = :pipeline
+      and ((day + 1)::timestamp at time zone 'UTC') + cast(:mature_after as interval) > computed_at
+      and ((day + 1)::timestamp at time zone 'UTC') + cast(:mature_after as interval) <= now()
+""")
+
+
 def settled_watermark(sessions: Sessions) -> Watermark:
     """A watermark below which nothing can appear any more."""
     with ingest_settled(sessions) as session:
@@ -139,6 +147,11 @@ def touched_days(session: Session, pipeline_id: uuid.UUID, old: Watermark, new: 
     if session.scalar(select(by_key.exists())):
         days |= set(session.scalars(_DAYS_OF_KEYS, values))
     return sorted(days)
+
+
+def matured_days(session: Session, pipeline_id: uuid.UUID, mature_after: timedelta) -> Sequence[date]:
+    """The days known all of whose predictions became mature since they were last computed."""
+    return session.scalars(_MATURED, {"pipeline": pipeline_id, "mature_after": mature_after}).all()
 
 
 def predictions_by_day(
@@ -182,11 +195,13 @@ def store_days(session: Session, pipeline_id: uuid.UUID, days: Iterable[DayQuali
         session.execute(statement.on_conflict_do_update(index_elements=["pipeline_id", "day"], set_=values))
 
 
-def pipelines_with_news(session: Session) -> dict[uuid.UUID, Watermark]:
-    """Deployed pipelines whose log or labels grew since they were last read, and how far that was."""
+def pipelines_with_news(session: Session, pipeline_id: uuid.UUID | None = None) -> dict[uuid.UUID, Watermark]:
+    """Deployed pipelines (or the one named) whose log or labels grew since they were last read, and how far that was."""
     query = select(col(Deployment.pipeline_id), MonitoringWatermark).outerjoin(
         MonitoringWatermark, col(MonitoringWatermark.pipeline_id) == col(Deployment.pipeline_id)
     )
+    if pipeline_id is not None:
+        query = query.where(col(Deployment.pipeline_id) == pipeline_id)
     read = {
         pipeline: Watermark(mark.prediction_seq, mark.label_seq) if mark else Watermark(0, 0)
         for pipeline, mark in session.execute(query)

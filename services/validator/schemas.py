@@ -160,4 +160,6 @@ class Monitoring(BaseModel):
     bias_tolerance: float
     live: LiveView | None
     """Null while nothing was released."""
+    up_to_date: bool
+    """False while newer predictions or labels are about to be counted, which takes some seconds."""
     days: list[DayView]

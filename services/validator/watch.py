@@ -34,6 +34,10 @@ def monitor(sessions: Sessions, pipeline_id: uuid.UUID) -> int:
         days = monitoring_repository.touched_days(
             session, pipeline_id, Watermark(row.prediction_seq, row.label_seq), upto
         )
+        if spec.label.if_missing == "negative":
+            # Silence has become an answer there, without anything new.
+            matured = monitoring_repository.matured_days(session, pipeline_id, spec.label.mature_after)
+            days = sorted({*days, *matured})
         for predictions in monitoring_repository.predictions_by_day(session, pipeline_id, days, upto):
             known = with_silence(predictions, spec, as_of=now)
             monitoring_repository.store_days(session, pipeline_id, quality_by_day(known, spec.task))

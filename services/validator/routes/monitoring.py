@@ -60,6 +60,7 @@ def monitoring(
         task=spec.task,
         bias_tolerance=tolerance,
         live=LiveView.of(live[0]) if live else None,
+        up_to_date=not monitoring_repository.pipelines_with_news(session, pipeline.id),
         days=[DayView.of(row, tolerance) for row in rows],
     )
 

@@ -209,12 +209,16 @@ async def test_alerts(client: httpx.AsyncClient, world: World, settings: Validat
 async def test_monitoring(client: httpx.AsyncClient, world: World) -> None:
     empty = (await client.get(f"{BASE}/monitoring")).json()
     assert (empty["live"], empty["days"], empty["task"], empty["bias_tolerance"]) == (None, [], "binary", 0.05)
+    assert empty["up_to_date"]
     live = world.version()
     world.deploy(live)
     start = datetime(2013, 3, 20, tzinfo=UTC)
     world.log(live, ["a", "b", "c"], [start + timedelta(days=i) for i in range(3)], [0.3, 0.34, 0.5])
+    early = (await client.get(f"{BASE}/monitoring")).json()
+    assert (early["days"], early["up_to_date"]) == ([], False)
     monitor(world.sessions, world.pipeline_id)
     whole = (await client.get(f"{BASE}/monitoring")).json()
+    assert whole["up_to_date"]
     assert whole["live"]["version"] == live.number
     assert [(d["day"], d["biased"]) for d in whole["days"]] == [
         ("2013-03-20", False),

@@ -141,6 +141,25 @@ def test_silence_is_a_negative_where_the_spec_says_so(sessions: Sessions, settin
     assert days(world)[ahead.date()].labelled == 0
 
 
+def test_a_day_is_counted_anew_once_its_silence_is_an_answer(sessions: Sessions, settings: ValidatorSettings) -> None:
+    document = spec_document()
+    document["label"]["if_missing"] = "negative"
+    world = World.make(sessions, settings.artifacts_url, document)
+    live = world.version()
+    world.deploy(live)
+    world.log(live, ["a", "b"], [DAY, DAY], [0.2, 0.4])
+    label(world, [("a", 1.0)])
+    monitor(sessions, world.pipeline_id)
+    with sessions.begin() as session:  # as it stood on the day itself: one label, and silence that meant nothing yet
+        row = session.get_one(MonitoringDay, (world.pipeline_id, DAY.date()))
+        row.labelled, row.mean_label, row.computed_at = 1, 1.0, DAY + timedelta(hours=6)
+    world.log(live, ["c"], [DAY + timedelta(days=5)], [0.6])
+    assert monitor(sessions, world.pipeline_id) == 2
+    assert (days(world)[DAY.date()].labelled, days(world)[DAY.date()].mean_label) == (2, 0.5)
+    world.log(live, ["d"], [DAY + timedelta(days=5)], [0.6])
+    assert monitor(sessions, world.pipeline_id) == 1, "once"
+
+
 def test_regression_reports_rmse(sessions: Sessions, settings: ValidatorSettings) -> None:
     world = World.make(sessions, settings.artifacts_url, spec_document("regression"))
     live = world.version()
