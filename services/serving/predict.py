@@ -35,6 +35,9 @@ log = structlog.stdlib.get_logger(__name__)
 INLINE_BODY_BYTES = 32 * 1024
 """A larger body is parsed in a thread: it would hold up the event loop for more than about a tenth of a millisecond."""
 
+MOST_WAITING = 256
+"""Pieces of work that may be with the scoring threads or wait for them; what comes on top is told to come back."""
+
 T = TypeVar("T")
 
 
@@ -60,6 +63,7 @@ class Predictor:
         self._ids = ids
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score")
+        self._waiting = 0
 
     def close(self) -> None:
         """Let the scoring threads end."""
@@ -79,7 +83,7 @@ class Predictor:
             NotFound: no such pipeline or version, or nothing is deployed.
             Forbidden: a version was named without the scope for it.
             NotLoadable: the version named cannot serve.
-            Unavailable: the version is still being loaded, or the prediction cannot be logged.
+            Unavailable: the version is still being loaded, too much waits to be scored, or the prediction cannot be logged.
         """
         began_s = time.monotonic()
         request_id = new_id()
@@ -136,9 +140,17 @@ class Predictor:
         return rows > self._settings.inline_rows or loaded.model.run_s * 1000 > self._settings.inline_run_ms
 
     async def _maybe_aside(self, aside: bool, call: Callable[[Any], T], argument: Any) -> T:
-        if aside:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, argument)
-        return call(argument)
+        if not aside:
+            return call(argument)
+        if self._waiting >= MOST_WAITING:
+            raise Unavailable("This replica has more to score than it can; try again shortly.")
+        work = asyncio.get_running_loop().run_in_executor(self._pool, call, argument)
+        self._waiting += 1
+        work.add_done_callback(self._one_less)
+        return await work
+
+    def _one_less(self, _: object) -> None:
+        self._waiting -= 1
 
     def _append(self, scored: _Scored) -> None:
         began_s = time.monotonic()

@@ -1,5 +1,6 @@
 """A real model, end to end: deployed through the API, predicted over HTTP, logged, shipped."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import numpy as np
@@ -140,3 +141,20 @@ async def test_the_metrics_tell_what_serves_and_how_far_the_log_is(registry: Reg
         assert line in text
     for name in ("spool_bytes", "ship_lag_seconds", "log_append_seconds_bucket", "request_seconds_bucket", "score_sum"):
         assert f"relevo_serving_{name}" in text
+
+
+async def test_more_than_can_be_scored_is_told_to_come_back(
+    registry: Registry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    await replica.promote(1)
+    many = [flight(row) for row in range(100)]
+    monkeypatch.setattr("services.serving.predict.MOST_WAITING", 1)
+    answers = await asyncio.gather(*(replica.predict(*many) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.headers["retry-after"]
+    assert (await replica.predict(*many)).status_code == 200, "once there is room again"
+    taken = sum(answer.status_code == 200 for answer in answers) + 1
+    assert len(await replica.shipped(taken * 100)) == taken * 100
