@@ -94,7 +94,7 @@ def _after_validation(facts: Facts) -> Step:
         why = facts.validation_reason or facts.sentence or "no reason was recorded"
         return End(CycleState.FAILED, f"The candidate could not be judged: {why}")
     if facts.decision is Decision.REJECT:
-        return End(CycleState.REJECTED, facts.sentence)
+        return End(CycleState.REJECTED, facts.validation_reason or facts.sentence)
     if facts.decision is Decision.HOLD:
         return (
             Wait()

@@ -29,6 +29,7 @@ class Peer:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(timeout_s, connect=3),
             follow_redirects=False,
+            trust_env=False,  # the services' key never leaves through a proxy
             transport=transport,
         )
 
