@@ -19,6 +19,8 @@ from schemathesis.python.asgi import shutdown_lifespans
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from tests.support.waiting import until
+
 JUDGED_ELSEWHERE = [positive_data_acceptance]
 """Rules that a schema cannot say (an expiry in the past, a version that is none) refuse what it allows."""
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -57,6 +59,7 @@ def fuzz(
         operation for operation in operations if operation.path not in skip and (not only or operation.path in only)
     ]
     try:
+        until(lambda: schema["/readyz"]["GET"].Case().call().status_code == 200, "the app to be ready")
         for operation in tried:
             for mode in GenerationMode:
                 unchecked = [*JUDGED_ELSEWHERE, *([negative_data_rejection] if operation.path in lenient else [])]
