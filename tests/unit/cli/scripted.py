@@ -77,7 +77,7 @@ def scripted_server() -> Iterator[Scripted]:
     """Run one on a free port of the loopback while the block runs."""
     app = Scripted()
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="none")
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off", ws="none")
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
