@@ -4,6 +4,7 @@ Posts that create work carry an idempotency key, those that move the version in 
 repeated after a broken connection takes effect once.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -176,6 +177,12 @@ class Client:
     def revoke_key(self, key_id: str) -> Json:
         """End an API key for good."""
         return self._post("data", f"/v1/keys/{_part(key_id)}/revoke", None, repeatable=True)
+
+    def log_waiting_bytes(self) -> int:
+        """How much of the prediction log serving has not brought to the registry yet; datasets do not hold those rows."""
+        text = self._transport.call("serving", "GET", "/metrics").text
+        found = re.search(r"^relevo_serving_spool_bytes (\S+)$", text, re.MULTILINE)
+        return int(float(found[1])) if found else 0
 
     def _json(self, service: str, method: str, path: str, **options: Any) -> Any:
         return orjson.loads(self._transport.call(service, method, path, **options).content)

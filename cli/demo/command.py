@@ -25,6 +25,7 @@ from cli.demo.score import Ledger, by_period, quality
 from cli.flights import load_flights
 from cli.transport import CallFailed
 from shared.errors import RelevoError
+from shared.registry.states import CycleState
 from shared.spec import PipelineSpec, load_yaml, parse
 from shared.spec.types import parse_duration
 
@@ -128,6 +129,9 @@ def _fly(stage: Stage, flights: "pd.DataFrame", progress: Progress) -> tuple[dic
         if replay is None:
             replay = Replay(stage.client, stage.spec, stage.fields, flights, frozen=outcome.released_version)
         outcomes[period.number] = outcome
+        if outcome.state != CycleState.RELEASED:
+            note = f"The cycle of {period.start:%b %d} ended as {outcome.state}: {outcome.reason}"
+            progress.console.print(note, highlight=False, soft_wrap=True)
         progress.advance(cycles)
         for day in period.days:
             progress.update(days, description=f"Flights of {day.start:%b %d}")

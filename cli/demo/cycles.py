@@ -12,6 +12,8 @@ from shared.registry.states import CycleState, ValidationState
 
 DEADLINE_S = 1800.0
 """A cycle that takes longer than this is taken to hang."""
+LOG_DEADLINE_S = 120.0
+"""Serving ships its prediction log within about a second; longer than this and it is taken to have failed."""
 SWITCH_DEADLINE_S = 60.0
 """Serving follows a release within about a second; longer than this and it is taken to have failed."""
 OVER = frozenset({CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED})
@@ -57,8 +59,9 @@ def run_cycle(client: Client, pipeline: str, as_of: datetime, show: Callable[[st
         show: told each state that the cycle is in.
 
     Raises:
-        DemoFailed: it did not end, or serving did not follow, in time.
+        DemoFailed: it did not end, serving did not follow, or its log did not reach the registry, in time.
     """
+    _await_log(client)
     started = client.start_cycle(pipeline, as_of)
     try:
         cycle = wait_for(started, lambda: client.cycle(pipeline, started["id"]), OVER, show, deadline_s=DEADLINE_S)
@@ -79,6 +82,15 @@ def _outcome(client: Client, pipeline: str, cycle: Json) -> Outcome:
         verdict=validation.get("state"),
         version=cycle.get("version"),
     )
+
+
+def _await_log(client: Client) -> None:
+    """A month of flights passes in seconds here: let the log of its predictions arrive, which takes about one."""
+    deadline = time.monotonic() + LOG_DEADLINE_S
+    while client.log_waiting_bytes():
+        if time.monotonic() > deadline:
+            raise DemoFailed("The predictions do not reach the registry. See `relevo logs serving`.")
+        time.sleep(POLL_S)
 
 
 def _await_switch(client: Client, pipeline: str, version: int) -> None:

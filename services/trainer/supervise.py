@@ -28,6 +28,8 @@ from shared.registry.tables import Run
 log = structlog.get_logger(__name__)
 
 LOOK_S = 1.0
+OUTCOMES = {0: "succeeded", EXIT_RECORDED: "recorded"}
+"""What the exit status of the process says, when it says that the run's end is in its row."""
 STOP_S = 5.0
 """How long a process that was asked to stop may take before it is killed."""
 
@@ -57,17 +59,25 @@ def _supervise(sessions: Sessions, lease: Lease) -> str:
                 break
             except subprocess.TimeoutExpired:
                 if lease.lost.is_set():
-                    return "lease-lost"
+                    return _outcome_of_lost(child)
                 if _cancel_requested(sessions, lease):
                     _stop(child)
                     return _record_cancelled(sessions, lease)
     finally:
         _stop(child)
-    if status in (0, EXIT_RECORDED):
-        return "succeeded" if status == 0 else "recorded"
+    if status in OUTCOMES:
+        return OUTCOMES[status]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     leases.give_back(sessions, lease, f"The training process {how}; see the trainer worker's log.")
     return "crashed"
+
+
+def _outcome_of_lost(child: subprocess.Popen[bytes]) -> str:
+    """The row is no longer running under this lease: the process itself may just have ended it, and is about to exit."""
+    try:
+        return OUTCOMES.get(child.wait(STOP_S), "lease-lost")
+    except subprocess.TimeoutExpired:
+        return "lease-lost"
 
 
 def _cancel_requested(sessions: Sessions, lease: Lease) -> bool:

@@ -123,7 +123,10 @@ def heartbeat(sessions: Sessions, lease: Lease) -> Iterator[None]:
         while not stop.wait(lease.lease_s / 3):
             try:
                 if not extend(sessions, lease):
-                    log.warning("lease lost", kind=lease.kind.name, row=str(lease.row_id), fence=lease.fence)
+                    # No warning: a run's own process ends its row while the worker still beats. The sweeper warns of expiry.
+                    log.info(
+                        "the row is no longer held", kind=lease.kind.name, row=str(lease.row_id), fence=lease.fence
+                    )
                     return
             except SQLAlchemyError as error:
                 log.warning("heartbeat failed, trying again", kind=lease.kind.name, error=type(error).__name__)

@@ -156,3 +156,10 @@ def test_no_service_at_all_is_said_with_the_cure(waits: list[float]) -> None:
     with Transport(nowhere, sleep=waits.append) as transport, pytest.raises(CallFailed, match="Is the stack running"):
         transport.call("serving", "POST", "/v1/models/flights/predict", json={})
     assert len(waits) == ATTEMPTS - 1, "a connection that was refused carried nothing, so any call may be tried again"
+
+
+def test_what_waits_in_the_prediction_log_is_read_from_the_metrics(client: Client, server: Scripted) -> None:
+    text = b"# HELP relevo_serving_spool_bytes x\n# TYPE relevo_serving_spool_bytes gauge\nrelevo_serving_spool_bytes 1.5e+03\n"
+    server.script = [Answer(body=text)]
+    assert client.log_waiting_bytes() == 1500
+    assert server.asked[0].path == "/metrics"
