@@ -120,7 +120,9 @@ def _features(document: str, features: Mapping[str, Feature]) -> sql.Composable:
             case NumberFeature():
                 parts.append(sql.SQL(", case jsonb_typeof({}) when 'number' then ({})::float8 end").format(value, text))
             case TimestampFeature():
-                parts.append(sql.SQL(", case jsonb_typeof({}) when 'number' then ({})::int8 end").format(value, text))
+                # A moment is a whole number of at most 16 digits; what was stored as a number has a point, or is longer.
+                whole = sql.SQL("case when {0} ~ '^-?[0-9]{{1,16}}$' then ({0})::int8 end").format(text)
+                parts.append(sql.SQL(", case jsonb_typeof({}) when 'number' then {} end").format(value, whole))
             case VectorFeature(length=length):
                 parts.append(
                     sql.SQL(

@@ -163,6 +163,16 @@ def test_events_of_an_earlier_spec_lack_what_it_did_not_have(month: Service) -> 
     )
 
 
+def test_numbers_and_texts_of_an_earlier_spec_are_no_moments(month: Service) -> None:
+    month.events([labelled(902, 26, distance=0.5), labelled(903, 26, distance=1e300), labelled(904, 26, carrier="7")])
+    for name, first in (("distance", 910), ("carrier", 920)):
+        features = {**SPEC["features"], name: SPEC["features"]["booked"]}
+        assert month.client.post("/v1/pipelines", json={**SPEC, "features": features}).status_code == 200
+        month.events([labelled(first, 26, **{name: iso(25)}), labelled(first + 1, 15, **{name: iso(14)})])
+        # A moment is required: the rows that lack it are no examples.
+        assert (set(split(month)), set(split(month, "train"))) == ({f"t{first:04d}"}, {f"t{first + 1:04d}"})
+
+
 def test_an_empty_pipeline_fails_with_a_sentence(trips: Service) -> None:
     dataset = trips.dataset()
     assert (dataset["state"], dataset["digest"]) == ("failed", None)
