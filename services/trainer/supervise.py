@@ -65,6 +65,8 @@ def _supervise(sessions: Sessions, lease: Lease) -> str:
                     return _record_cancelled(sessions, lease)
     finally:
         _stop(child)
+    if status == EXIT_RECORDED and _cancel_requested(sessions, lease):
+        return _record_cancelled(sessions, lease)
     if status in OUTCOMES:
         return OUTCOMES[status]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -124,6 +124,8 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
     assert order.dataset.train_end is not None
     assert order.dataset.train_label_mean is not None
     with leases.finish(sessions, lease, RunState.SUCCEEDED) as (session, run):
+        if run.cancel_requested:  # asked for since the worker last looked
+            raise LeaseLost("The run was cancelled before its model was written.")
         metrics = {**fitted.metrics, **seconds, "parity_max_diff": fitted.parity_max_diff, "epochs": len(fitted.epochs)}
         run.metrics, run.environment = metrics, environment(fitted.device)
         run.progress = {"step": "done", "epoch": len(fitted.epochs), "epochs": len(fitted.epochs)}

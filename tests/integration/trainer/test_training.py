@@ -311,6 +311,36 @@ def test_cancelling_stops_a_training(
     assert rows.nudges() == [(TaskName.ADVANCE_CYCLE, row.cycle_id)]
 
 
+def test_a_run_cancelled_while_its_model_is_stored_has_no_version(
+    rows: Rows, sessions: Sessions, store: ArtifactStore, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = store.put_bytes
+
+    def cancel_then_put(data: bytes) -> str:
+        rows.set(Run, run, cancel_requested=True)
+        return put(data)
+
+    monkeypatch.setattr(store, "put_bytes", cancel_then_put)
+    with pytest.raises(LeaseLost, match="was cancelled"):
+        train_process.train_run(sessions, store, claimed(sessions, run))
+    assert (rows.get(Run, run).state, rows.all(ModelVersion)) == (RunState.RUNNING, [])
+
+
+def test_the_worker_records_a_cancellation_that_its_process_met_first(
+    rows: Rows, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def ended(*_: object, **__: object) -> "subprocess.Popen[bytes]":
+        rows.set(Run, run, cancel_requested=True)
+        return popen([sys.executable, "-c", f"raise SystemExit({train_process.EXIT_RECORDED})"])
+
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    monkeypatch.setattr(supervise, "LOOK_S", 60.0)
+    supervise.train(sessions, short(settings), run)
+    assert rows.get(Run, run).state == RunState.CANCELLED
+
+
 def test_a_training_process_that_crashes_gives_its_run_back(
     rows: Rows, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
