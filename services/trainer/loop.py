@@ -116,6 +116,8 @@ def train_epochs(
         yield Epoch(number, train_loss, valid_loss, is_best)
         if bad_epochs >= spec.patience:
             break
+    if len(held_out) and best_loss == math.inf:
+        raise TrainingDiverged("No epoch had a finite loss on the held-out rows; lower training.learning_rate.")
     network.load_state_dict(best)
     network.eval()
 

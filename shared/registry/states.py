@@ -76,8 +76,6 @@ class ReleaseState(StrEnum):
     CONFLICT = "conflict"  #: the model in production changed meanwhile; must be judged again
 
 
-WORK_QUEUED, WORK_RUNNING = "queued", ("building", "running")
-
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     CycleState: {
         CycleState.QUEUED: frozenset({CycleState.DATASET, CycleState.FAILED, CycleState.CANCELLED}),

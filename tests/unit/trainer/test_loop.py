@@ -76,3 +76,10 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_setting() -> None:
     fit.numbers[0, 0] = float("nan")
     with pytest.raises(TrainingDiverged, match=r"training\.learning_rate"):
         run(fresh(), fit, examples(0, 2))
+
+
+def test_a_held_out_loss_that_is_never_finite_is_a_divergence() -> None:
+    held_out = examples(20, 2)
+    held_out.numbers[0, 0] = torch.inf
+    with pytest.raises(TrainingDiverged, match="held-out rows"):
+        run(fresh(), examples(100, 1), held_out, epochs=2)
