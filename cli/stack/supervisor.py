@@ -22,6 +22,7 @@ from cli.stack.snapshot import Part, Snapshot
 ASK_WHILE_STARTING_S = 0.2
 ASK_WHILE_READY_S = 2.0
 LOOK_AT_LOGS_S = 5.0
+REAP_WITHIN_S = 10.0
 SHOWN_LINES = 15
 CANNOT_START = 126
 
@@ -88,8 +89,13 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), idle_s)
         finally:
-            for process in self._running.values():
+            left = list(self._running.values())
+            for process in left:
                 children.kill_group(process.pid)
+            # Take in their ends: a process nobody waited for stays a zombie, and Python warns of its handle.
+            ends = asyncio.gather(*(process.wait() for process in left))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ends, REAP_WITHIN_S)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
