@@ -90,6 +90,7 @@ def _unpacked(header: dict[str, Any], body: bytes) -> Generator[pa.RecordBatch, 
             # A stream that breaks off is told from one that ends by the exit status alone.
             with contextlib.suppress(pa.ArrowInvalid, OSError), pa.ipc.open_stream(process.stdout) as stream:
                 yield from stream
+            process.stdout.close()  # one that would still write to a stream given up on ends by that
             status = process.wait()
         finally:
             process.kill()
