@@ -1,6 +1,8 @@
 """All SQL of the data service but the bulk reads of a dataset build (`source.py`)."""
 
+import hashlib
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +18,9 @@ from shared.jobs.work import DATASET
 from shared.keys import no_such_pipeline
 from shared.registry.tables import Dataset, Pipeline, QuarantinedRow, SpecVersion
 from shared.web.pagination import PageRequest, newest_first
+
+QUARANTINE_LOCK = 7_305_422
+"""First half of the advisory lock, by pipeline, between those who write to quarantine."""
 
 
 def database_now(session: Session) -> datetime:
@@ -103,10 +108,23 @@ def event_digests(session: Session, pipeline_id: uuid.UUID, keys: Sequence[str])
 
 
 def quarantine(session: Session, pipeline_id: uuid.UUID, kind: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Keep rows that could not be taken, each with its reason and its text."""
-    if rows:
-        document = orjson.dumps([{"reason": reason, "payload": payload} for reason, payload in rows]).decode()
-        session.execute(_QUARANTINE, {"pipeline": pipeline_id, "kind": kind, "rows": document})
+    """Keep rows that could not be taken, each with its reason and its text; one that is kept already is counted.
+
+    Call it last in a transaction: it waits for others that do the same, so that two never wait for each other in a circle.
+    """
+    if not rows:
+        return
+    session.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK, "pipeline": str(pipeline_id)})
+    document = [
+        {
+            "reason": reason,
+            "payload": payload,
+            "digest": hashlib.sha256(f"{reason}\x1f{payload}".encode()).hexdigest(),
+            "times": times,
+        }
+        for (reason, payload), times in Counter(rows).items()
+    ]
+    session.execute(_QUARANTINE, {"pipeline": pipeline_id, "kind": kind, "rows": orjson.dumps(document).decode()})
 
 
 def list_quarantine(
@@ -180,10 +198,13 @@ _INSERT_EVENTS = text("""
     returning key
 """)
 _EVENT_DIGESTS = text("select key, content_digest from events where pipeline_id = :pipeline and key = any(:keys)")
+_LOCK_QUARANTINE = text("select pg_advisory_xact_lock(:lock, hashtext(:pipeline))")
 _QUARANTINE = text("""
-    insert into quarantine (pipeline_id, kind, reason, payload)
-    select :pipeline, :kind, r.reason, r.payload
-    from json_to_recordset(cast(:rows as json)) as r(reason text, payload text)
+    insert into quarantine (pipeline_id, kind, reason, payload, content_digest, times)
+    select :pipeline, :kind, r.reason, r.payload, r.digest, r.times
+    from json_to_recordset(cast(:rows as json)) as r(reason text, payload text, digest text, times int)
+    on conflict on constraint quarantine_pipeline_content
+    do update set times = quarantine.times + excluded.times, last_received_at = now()
 """)
 _PIN = text("""
     update datasets set

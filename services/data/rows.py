@@ -13,12 +13,14 @@ from shared.errors import FieldError, Invalid
 from shared.instances import (
     AVAILABLE_AT,
     CLOCK_SKEW,
+    MAX_PROBLEMS,
     Instance,
     InstanceReader,
     RowProblem,
     epoch_us,
     read_available_at,
     read_key,
+    shown_name,
 )
 from shared.labels import LabelSource, NewLabel, label_problem
 from shared.spec import PipelineSpec
@@ -149,10 +151,10 @@ class LabelReader:
         available_at = field(AVAILABLE_AT, lambda value: read_available_at(value, received_at), received_at)
         time = field("time", lambda value: read_available_at(value, received_at), available_at)
         source = field("source", _read_source, LabelSource.EXPLICIT)
-        if unknown := sorted(row.keys() - _LABEL_FIELDS):
-            errors.append({"loc": [], "msg": f"has {len(unknown)} field(s) that a label does not have"})
+        unknown = sorted(map(str, row.keys() - _LABEL_FIELDS))[:MAX_PROBLEMS]
+        errors += [{"loc": [shown_name(name)], "msg": "is no field of a label"} for name in unknown]
         if errors:
-            raise RowProblem(errors)
+            raise RowProblem(errors[:MAX_PROBLEMS])
         return NewLabel(
             label=label,
             label_time=time,

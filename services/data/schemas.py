@@ -85,13 +85,25 @@ class QuarantineView(BaseModel):
     reason: str
     payload: str
     """The row as JSON text, every character outside of ASCII escaped, cut at 64 KiB."""
+    times: int
+    """How often it was sent and refused for this reason: sent again, it is counted and not kept again."""
     received_at: datetime
+    """The first time."""
+    last_received_at: datetime
 
     @classmethod
     def of(cls, row: QuarantinedRow) -> Self:
         """From the row."""
         assert row.seq is not None
-        return cls(id=row.seq, kind=row.kind, reason=row.reason, payload=row.payload, received_at=row.received_at)
+        return cls(
+            id=row.seq,
+            kind=row.kind,
+            reason=row.reason,
+            payload=row.payload,
+            times=row.times,
+            received_at=row.received_at,
+            last_received_at=row.last_received_at,
+        )
 
 
 class DatasetCreate(BaseModel):

@@ -1,7 +1,8 @@
 """The one reader of events, predictions and labels for datasets: rows up to the pinned watermarks, as Parquet extracts.
 
-PostgreSQL sends CSV by COPY and Arrow parses it block by block, so memory stays bounded and no Python object is made per row. Where
-events live (rows today, sealed segments in an object store later) is known here alone.
+PostgreSQL sends CSV by COPY and Arrow parses it block by block, so memory stays bounded and no Python object is made per row.
+Events and predictions are found by their time, labels by the keys of these: a build costs what its window holds, however long
+the history. Where events live (rows today, sealed segments in an object store later) is known here alone.
 """
 
 import io
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from psycopg import sql
 from sqlmodel import Session
 
+from services.data.resolution import resolve_labels
 from services.data.split import Windows
 from shared.labels import EFFECTIVE_ORDER
 from shared.registry.session import Sessions
@@ -48,7 +50,7 @@ class Extracts:
     """The three files a dataset is joined from.
 
     Events and predictions: key, time (epoch microseconds) and the raw features, one row per key. Labels: key and label, one
-    row per key.
+    row per key, for the keys of the other two.
     """
 
     events: Path
@@ -74,12 +76,15 @@ def read_extracts(
         "end": min(cut.windows.test.end, cut.as_of),
         **cut.watermarks,
     }
+    marks = cut.watermarks
+    resolve_labels(sessions, cut.pipeline_id, labels=marks["labels"], predictions=marks["predictions"], query_s=query_s)
     extracts = Extracts(*(folder / f"{name}.parquet" for name in ("events", "predictions", "labels")))
     with sessions.begin() as session:
         reader = _Reader(_driver(session), values, check)
         reader.prepare(query_s)
         reader.extract(_EVENTS.format(features=_features("payload", features)), columns, extracts.events)
         reader.extract(_PREDICTIONS.format(features=_features("instance", features)), columns, extracts.predictions)
+        reader.find_keys()
         reader.extract(_LABELS, LABEL_COLUMNS, extracts.labels)
     return extracts
 
@@ -142,6 +147,12 @@ class _Reader:
         """Set up the transaction for long reads."""
         self.connection.execute("select set_config('statement_timeout', %s, true)", [f"{query_s * 1000}"])
         self.connection.execute("set local work_mem = '128MB'")
+
+    def find_keys(self) -> None:
+        """Keep the keys of the window until the transaction ends, counted, so that their labels are found the shortest way."""
+        self.connection.execute("create temporary table window_keys (key text not null) on commit drop")
+        self.connection.execute(_KEYS, self.values)
+        self.connection.execute("analyze window_keys")
 
     def extract(self, query: sql.Composable, columns: Mapping[str, pa.DataType], path: Path) -> None:
         """Write the rows of a query to a Parquet file."""
@@ -207,24 +218,32 @@ class _Stream(io.RawIOBase):
 
 _MICROSECONDS = "(extract(epoch from event_time) * 1000000)::int8"
 
-_EVENTS = sql.SQL(f"""
-    select key, {_MICROSECONDS}{{features}}
+_EVENTS_OF_WINDOW = """
     from events
     where pipeline_id = %(pipeline)s and seq <= %(events)s and available_at <= %(as_of)s
       and event_time >= %(start)s and event_time < %(end)s
-""")  # noqa: S608 - no value comes from outside
+"""
+# The request's own span repeats what holds for its rows: that is what the index has.
+_PREDICTIONS_OF_WINDOW = """
+    from predictions
+    where pipeline_id = %(pipeline)s and seq <= %(predictions)s and not pinned and available_at <= %(as_of)s
+      and event_time >= %(start)s and event_time < %(end)s
+      and request_last >= %(start)s and request_first < %(end)s
+"""
+
+_EVENTS = sql.SQL(f"select key, {_MICROSECONDS}{{features}} {_EVENTS_OF_WINDOW}")
 
 # The earliest live prediction of a key: what was really known when the model was asked for the first time.
 _PREDICTIONS = sql.SQL(f"""
     select key, {_MICROSECONDS}{{features}}
     from (
         select distinct on (key collate "C") key, event_time, instance
-        from predictions
-        where pipeline_id = %(pipeline)s and seq <= %(predictions)s and not pinned and available_at <= %(as_of)s
-          and event_time >= %(start)s and event_time < %(end)s
+        {_PREDICTIONS_OF_WINDOW}
         order by key collate "C", available_at, request_id, row_index
     ) as earliest
 """)  # noqa: S608
+
+_KEYS = sql.SQL(f"insert into window_keys select key {_EVENTS_OF_WINDOW} union select key {_PREDICTIONS_OF_WINDOW}")
 
 # A label may name a prediction instead of a key: the log knows which example that was, pinned predictions included.
 _LABELS = sql.SQL(f"""
@@ -232,14 +251,17 @@ _LABELS = sql.SQL(f"""
     from (
         select distinct on (key) *
         from (
-            select coalesce(l.key, r.keys[l.row_index + 1]) collate "C" as key, l.label, l.source_rank, l.label_time,
-                   l.content_digest collate "C" as content_digest
-            from labels l
-            left join prediction_requests r
-              on r.request_id = l.request_id and r.pipeline_id = l.pipeline_id and r.seq <= %(predictions)s
-            where l.pipeline_id = %(pipeline)s and l.seq <= %(labels)s and l.available_at <= %(as_of)s
+            select w.key collate "C" as key, l.label, l.source_rank, l.label_time, l.content_digest collate "C" as content_digest
+            from window_keys w
+            join labels l on l.key = w.key and l.pipeline_id = %(pipeline)s
+            where l.seq <= %(labels)s and l.available_at <= %(as_of)s
+            union all
+            select w.key, l.label, l.source_rank, l.label_time, l.content_digest
+            from window_keys w
+            join resolved_labels r on r.key = w.key and r.pipeline_id = %(pipeline)s and r.prediction_seq <= %(predictions)s
+            join labels l on l.seq = r.label_seq
+            where l.seq <= %(labels)s and l.available_at <= %(as_of)s
         ) as known
-        where key is not null
         order by key, {EFFECTIVE_ORDER}
     ) as effective
 """)  # noqa: S608

@@ -175,7 +175,7 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
     if current is None or target is None:
         raise NothingToRollBack("No other version was live before; there is nothing to roll back to.")
     version = session.get_one(ModelVersion, target)
-    verdict = repository.promoting_verdict(session, version, None)
+    verdict = repository.promoting_verdict(session, version, None) if version.state == VersionState.VALIDATED else None
     change = DeploymentChange(
         pipeline_id=pipeline,
         generation=current.generation + 1,

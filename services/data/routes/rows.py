@@ -1,5 +1,6 @@
 """What comes in row by row: events, labels, and what could not be taken."""
 
+import contextlib
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -41,7 +42,8 @@ async def send_events(p: str, request: Request) -> Response:
     to `RELEVO_BODY_LIMIT_BYTES`; NDJSON, Parquet and Arrow streams up to `RELEVO_UPLOAD_LIMIT_BYTES`.
 
     Rows that cannot be taken go to quarantine with a reason and never abort the rest. Sending rows again is safe: they are
-    duplicates. Large uploads are stored in several transactions (`DATA_CHUNK_ROWS`): one that breaks off is sent again.
+    duplicates, and what quarantine has already is counted there. Large uploads are stored in several transactions
+    (`DATA_CHUNK_ROWS`): one that breaks off is sent again.
     """
     kind = media_type(request.headers.get("content-type"), EVENT_TYPES)
     target = await run_in_threadpool(open_target, request.app.state.sessions, p)
@@ -75,7 +77,7 @@ def list_quarantine(
     page: NumberPage,
     kind: Annotated[Literal["event", "label"] | None, Query(description="Only rows of this kind.")] = None,
 ) -> Page[QuarantineView]:
-    """List rows that could not be taken, newest first, each with the reason."""
+    """List rows that could not be taken, newest first, each with the reason and how often it was sent."""
     pipeline = repository.get_pipeline(session, p)
     rows = repository.list_quarantine(session, pipeline.id, page, kind)
     return page_of(rows, page, cursor=lambda row: row.seq, show=QuarantineView.of)
@@ -83,7 +85,9 @@ def list_quarantine(
 
 def _take_events(request: Request, target: Target, kind: MediaType, body: bytes) -> Verdicts:
     state = request.app.state
-    return ingest_events(state.sessions, target, decode(body, kind, target.spec, state.data_settings))
+    # Closed here: after an error the rows, and with them a process that unpacks, would live as long as its traceback.
+    with contextlib.closing(decode(body, kind, target.spec, state.data_settings)) as rows:
+        return ingest_events(state.sessions, target, rows)
 
 
 def _take_labels(request: Request, target: Target, kind: MediaType, body: bytes) -> Verdicts:

@@ -4,7 +4,14 @@ from shared.registry.tables.access import ApiKey, IdempotencyRecord
 from shared.registry.tables.cycle import Cycle, Schedule, ScheduleSlot
 from shared.registry.tables.dataset import Dataset
 from shared.registry.tables.deployment import Deployment, DeploymentChange
-from shared.registry.tables.example import Event, Label, PredictionRequest, QuarantinedRow
+from shared.registry.tables.example import (
+    Event,
+    Label,
+    PredictionRequest,
+    QuarantinedRow,
+    ResolutionWatermark,
+    ResolvedLabel,
+)
 from shared.registry.tables.monitoring import Alert, MonitoringDay, MonitoringWatermark
 from shared.registry.tables.outbox import OutboxMessage
 from shared.registry.tables.pipeline import Pipeline, SpecVersion
@@ -29,6 +36,8 @@ __all__ = [
     "Pipeline",
     "PredictionRequest",
     "QuarantinedRow",
+    "ResolutionWatermark",
+    "ResolvedLabel",
     "Run",
     "RunProgress",
     "Schedule",

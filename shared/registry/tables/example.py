@@ -1,4 +1,4 @@
-"""What examples are made of: events, labels, logged predictions, and the rows that were refused. All append-only.
+"""What examples are made of: events, labels, logged predictions, and the rows that were refused. All append-only but the last.
 
 Sequences commit out of order, so no reader may trust "the last seq seen". Writers hold `shared.registry.ingest_lock` shared;
 a dataset takes it exclusively for a moment to read its watermark, and every row up to that watermark is then final.
@@ -19,6 +19,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
@@ -65,6 +66,7 @@ class Label(SQLModel, table=True):
         UniqueConstraint("pipeline_id", "content_digest", name="labels_pipeline_content"),
         Index("labels_pipeline_key", "pipeline_id", "key"),
         Index("labels_request", "request_id"),
+        Index("labels_by_prediction", "pipeline_id", "seq", postgresql_where="request_id is not null"),
     )
 
     seq: int | None = _seq()
@@ -87,6 +89,29 @@ class Label(SQLModel, table=True):
     """sha256 hex over what it is about, label, label_time and source: a repeated label is a duplicate."""
 
 
+class ResolvedLabel(SQLModel, table=True):
+    """The key of a label that names a prediction, as the log has it. Derived, by `services.data.resolution` alone."""
+
+    __tablename__ = "resolved_labels"
+    __table_args__ = (Index("resolved_labels_pipeline_key", "pipeline_id", "key"),)
+
+    label_seq: int = Field(sa_type=BigInteger, primary_key=True)
+    prediction_seq: int = Field(sa_type=BigInteger, primary_key=True)
+    """A dataset whose watermark of predictions is lower does not know the key."""
+    pipeline_id: uuid.UUID = Field(foreign_key="pipelines.id")
+    key: str = Field(sa_type=Text)
+
+
+class ResolutionWatermark(SQLModel, table=True):
+    """Up to which sequences of the log and of the labels a pipeline's labels are resolved."""
+
+    __tablename__ = "resolution_watermarks"
+
+    pipeline_id: uuid.UUID = Field(foreign_key="pipelines.id", primary_key=True)
+    prediction_seq: int = Field(default=0, sa_type=BigInteger)
+    label_seq: int = Field(default=0, sa_type=BigInteger)
+
+
 class PredictionRequest(SQLModel, table=True):
     """One answered /predict request; partitioned by month of the request id's time. Written by serving's log shipper."""
 
@@ -94,6 +119,12 @@ class PredictionRequest(SQLModel, table=True):
     __table_args__ = (
         PrimaryKeyConstraint("request_id", "requested_at"),
         Index("prediction_requests_pipeline_seq", "pipeline_id", "seq"),
+        Index(
+            "prediction_requests_pipeline_time",
+            "pipeline_id",
+            text("last_moment(event_times)"),
+            text("first_moment(event_times)"),
+        ),
         {"postgresql_partition_by": "RANGE (requested_at)"},
     )
 
@@ -122,9 +153,10 @@ class PredictionRequest(SQLModel, table=True):
 
 
 class QuarantinedRow(SQLModel, table=True):
-    """A row that could not be taken, kept with the reason. It never aborts its batch."""
+    """A row that could not be taken, kept with the reason. It never aborts its batch. Sent again, it is counted, not kept again."""
 
     __tablename__ = "quarantine"
+    __table_args__ = (UniqueConstraint("pipeline_id", "kind", "content_digest", name="quarantine_pipeline_content"),)
 
     seq: int | None = _seq()
     pipeline_id: uuid.UUID = Field(foreign_key="pipelines.id", index=True)
@@ -133,4 +165,10 @@ class QuarantinedRow(SQLModel, table=True):
     reason: str = text_field(default="")
     payload: str = text_field(default="")
     """The row as JSON text with every non-ASCII and control character escaped, cut at 64 KiB."""
+    content_digest: str = Field(sa_type=Text)
+    """sha256 hex of reason and payload, with the unit separator (31) between."""
+    times: int = Field(default=1, sa_type=Integer, sa_column_kwargs={"server_default": "1"})
+    """How often it was sent."""
     received_at: datetime = created_field()
+    """The first time."""
+    last_received_at: datetime = created_field()

@@ -17,7 +17,7 @@ from services.data.ingest import CONFLICT, ingest_events, open_target
 from shared.ids import new_id
 from shared.labels import EFFECTIVE_ORDER, LabelSource, NewLabel, insert_labels
 from shared.prediction_ids import PredictionIds
-from shared.registry.tables import Event, Label
+from shared.registry.tables import Event, Label, QuarantinedRow
 from tests.conftest import PREDICTION_SECRET
 from tests.integration.data.conftest import Service
 from tests.unit.data.samples import at, event, iso, labelled
@@ -98,6 +98,42 @@ def test_bad_rows_go_to_quarantine_and_the_rest_is_taken(trips: Service) -> None
     rest = trips.get("/pipelines/trips/quarantine", params={"after": page["next"]})
     assert (len(page["items"]), len(rest["items"]), rest["next"]) == (3, 4, None)
     assert trips.get("/pipelines/trips/quarantine", params={"kind": "label"})["items"] == []
+
+
+def test_a_bad_row_sent_again_is_counted_and_not_kept_again(trips: Service) -> None:
+    bad = [event(1, 1, distance="far"), event(2, 1, distance="near")]
+    first = trips.events([*bad, event(3, 1)])
+    assert trips.events([*bad[::-1], bad[0], event(3, 1)])["duplicates"] == 1
+    kept = trips.get("/pipelines/trips/quarantine")["items"]
+    assert [(orjson.loads(row["payload"])["trip"], row["times"]) for row in kept] == [("t0002", 2), ("t0001", 3)]
+    assert all(row["last_received_at"] > row["received_at"] for row in kept)
+    # Refused for another reason, or as another kind of row, it is news.
+    trips.events([{**bad[0], "score": 1}])
+    trips.labels(bad)
+    kept = trips.get("/pipelines/trips/quarantine")["items"]
+    assert [(row["kind"], row["times"]) for row in kept] == [
+        *[("label", 1)] * 2,
+        ("event", 1),
+        ("event", 2),
+        ("event", 3),
+    ]
+    assert [row["index"] for row in first["quarantined"]] == [0, 1]
+
+
+def test_writers_of_the_same_bad_rows_do_not_deadlock(trips: Service) -> None:
+    rows = [event(number, 1, distance="far") for number in range(400)]
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda part=part: answers.append(trips.events(part)))
+        for part in (rows, rows[::-1], rows[200:] + rows[:200], rows[::-1])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(answer["quarantined"]) for answer in answers] == [400] * 4
+    with trips.sessions.begin() as session:
+        assert list(session.scalars(select(QuarantinedRow.times))) == [4] * 400
 
 
 def test_parquet_and_arrow_over_http(trips: Service) -> None:

@@ -173,6 +173,11 @@ async def test_the_newest_verdict_counts(three_versions: Registry, replica: Repl
     assert answer.json()["type"] == "urn:relevo:problem:not-validated"
     assert "was rejected" in answer.json()["detail"]
     assert (await replica.promote(2, override="the reject was of a bad week")).status_code == 200
+    # Going back needs no verdict, and says on whose word it was done.
+    await replica.promote(3)
+    assert (await replica.roll_back(reason="3 is slow")).json()["live_version"] == 2
+    last, *_ = await history(replica)
+    assert (last["override"], last["validation"]) == ("admin: roll back: 3 is slow", None)
 
 
 async def test_the_history_tells_what_was_live_then(three_versions: Registry, replica: Replica) -> None:

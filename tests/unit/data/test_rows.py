@@ -110,7 +110,8 @@ def test_labels_name_a_key_or_a_prediction() -> None:
         ({"key": "a", "label": 1, "source": "event"}, "explicit or implicit"),
         ({"key": "a", "label": 1, "source": []}, "explicit or implicit"),
         ({"key": "a", "label": 1, "time": "2030-01-01T00:00:00Z"}, "time: must not be later"),
-        ({"key": "a", "label": 1, "weight": 2}, "does not have"),
+        ({"key": "a", "label": 1, "weight": 2, "by\n": "ana"}, r"by\\n: is no field of a label; weight: is no field"),
+        ({str(number): 0 for number in range(1000)}, "^([^;]*; ){19}[^;]*$"),
     ],
 )
 def test_bad_labels_say_why(row: object, says: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from shared.registry.session import Sessions
 from shared.registry.states import Decision, ValidationState
-from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, PredictionRequest
+from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, PredictionRequest, Validation
 from tests.support.rows import AS_OF, Rows
 
 
@@ -57,6 +57,27 @@ def test_a_verdict_counts_for_its_own_version_only(rows: Rows, pipeline: uuid.UU
     assert rows.get(Deployment, pipeline).live_version_id == judged
 
 
+def test_the_newest_verdict_of_a_version_counts(rows: Rows, pipeline: uuid.UUID) -> None:
+    version, other = rows.version(pipeline), rows.version(pipeline)
+    judged = {"state": ValidationState.PASSED}
+    rows.validation(pipeline, version, **judged, decision=Decision.PROMOTE, finished_at=AS_OF)
+    deploy(rows, pipeline, version, 1)
+    # A comparison that only informs is no verdict; nor is one that is still to come, or of another version.
+    rows.validation(pipeline, version, **judged, finished_at=AS_OF + timedelta(days=1))
+    rows.validation(pipeline, version)
+    rows.validation(pipeline, other, **judged, decision=Decision.REJECT, finished_at=AS_OF + timedelta(days=1))
+    deploy(rows, pipeline, version, 2)
+    newer = rows.validation(pipeline, version, **judged, decision=Decision.HOLD, finished_at=AS_OF + timedelta(days=2))
+    with pytest.raises(IntegrityError, match="or a newer one that does not"):
+        deploy(rows, pipeline, version, 3)
+    deploy(rows, pipeline, version, 3, override="ana: the incident of today")
+    rows.set(Validation, newer, decision=Decision.PROMOTE, decided_at=AS_OF + timedelta(days=3))
+    deploy(rows, pipeline, version, 4)
+    # Begun earlier and ended later.
+    rows.validation(pipeline, version, **judged, decision=Decision.REJECT, finished_at=AS_OF + timedelta(days=2.5))
+    deploy(rows, pipeline, version, 5)
+
+
 def test_a_generation_only_grows(rows: Rows, pipeline: uuid.UUID) -> None:
     version = rows.version(pipeline)
     rows.validation(pipeline, version, state=ValidationState.PASSED, decision=Decision.PROMOTE)
@@ -67,7 +88,15 @@ def test_a_generation_only_grows(rows: Rows, pipeline: uuid.UUID) -> None:
     deploy(rows, pipeline, version, 6)
 
 
-@pytest.mark.parametrize("change", ["update deployment_history set reason = 'else'", "delete from deployment_history"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update deployment_history set reason = 'else'",
+        "delete from deployment_history",
+        "truncate deployment_history",
+        "truncate versions cascade",
+    ],
+)
 def test_history_is_append_only(rows: Rows, pipeline: uuid.UUID, change: str) -> None:
     version = rows.version(pipeline)
     with rows.sessions.begin() as session:

@@ -7,13 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from alembic import command
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.engine import make_url
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, col
 
+from services.data.repository import quarantine
 from shared.config import psycopg_url
 from shared.registry.migrate import alembic_config, migrate
-from shared.registry.session import open_engine
+from shared.registry.session import make_sessions, open_engine
+from shared.registry.tables import QuarantinedRow
 from tests.engines import Engines
 
 
@@ -70,3 +72,36 @@ def test_many_at_once_migrate_once(empty: Engine) -> None:
             future.result()
     with empty.connect() as connection:
         assert len(connection.execute(text("select * from alembic_version")).all()) == 1
+
+
+def test_rows_that_quarantine_kept_twice_become_one(empty: Engine) -> None:
+    migrate(empty, "0001")
+    pipeline = uuid.uuid4()
+    with empty.begin() as connection:
+        connection.execute(
+            text("insert into pipelines (id, name, spec_version) values (:id, 'trips', 1)"), {"id": pipeline}
+        )
+        connection.execute(
+            text("""
+                insert into quarantine (pipeline_id, kind, reason, payload, received_at)
+                select :id, kind, 'bad', payload, timestamptz '2013-04-01 00:00Z' + make_interval(days => day)
+                from (values ('event', '1', 1), ('event', '2', 2), ('event', '1', 3), ('label', '1', 4), ('event', '1', 5))
+                    as r(kind, payload, day)
+            """),
+            {"id": pipeline},
+        )
+    migrate(empty)
+    sessions = make_sessions(empty)
+    with sessions.begin() as session:
+        kept = session.scalars(select(QuarantinedRow).order_by(col(QuarantinedRow.seq))).all()
+        assert [(row.kind, row.payload, row.times) for row in kept] == [
+            ("event", "1", 3), ("event", "2", 1), ("label", "1", 1),
+        ]  # fmt: skip
+        assert [(row.received_at.day, row.last_received_at.day) for row in kept] == [(2, 6), (3, 3), (5, 5)]
+        # Sent once more, it is known: the digests of then are those of now.
+        quarantine(session, pipeline, "event", [("bad", "1"), ("bad", "3")])
+    with sessions.begin() as session:
+        times = session.execute(select(QuarantinedRow.payload, QuarantinedRow.times).order_by(col(QuarantinedRow.seq)))
+        assert times.all() == [("1", 4), ("2", 1), ("1", 1), ("3", 1)]
+    alembic(empty, "downgrade", "0001")
+    migrate(empty)
