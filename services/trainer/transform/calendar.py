@@ -9,7 +9,7 @@ import numpy as np
 import spox.opset.ai.onnx.v21 as op
 from spox import Var
 
-from services.trainer.transform.zones import zone_table
+from services.trainer.transform.zones import sliced, zone_table
 
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
 """0001-01-01 and 9999-12-31 in epoch seconds: moments beyond are clamped, so that no sum below can overflow."""
@@ -23,11 +23,15 @@ def local_seconds(micros: Var, timezone: str) -> Var:
     table = zone_table(timezone)
     if not table.transition_s:
         return op.add(seconds, _int(table.offset_s[0]))
-    passed = op.greater_or_equal(
-        op.unsqueeze(seconds, op.const(np.array([1], np.int64))), op.const(np.array(table.transition_s, np.int64))
+    slices = sliced(table)
+    index = op.clip(
+        floor_div(op.sub(seconds, _int(slices.first_s)), slices.length_s), _int(0), _int(len(slices.change_s) - 1)
     )
-    position = op.reduce_sum(op.cast(passed, to=np.int32), op.const(np.array([1], np.int64)), keepdims=False)
-    return op.add(seconds, op.gather(op.const(np.array(table.offset_s, np.int64)), position))
+    change, before, after = (
+        op.gather(op.const(np.array(column, np.int64)), index)
+        for column in (slices.change_s, slices.before_s, slices.after_s)
+    )
+    return op.add(seconds, op.where(op.less(seconds, change), before, after))
 
 
 def calendar_parts(parts: Sequence[str], local: Var) -> dict[str, Var]:
