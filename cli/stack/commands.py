@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]
 import typer
 from rich.console import Console
 
+from cli import ending
 from cli.addresses import DEFAULT_HOME
 from cli.stack import display, follow, ports, strays
 from cli.stack import home as homes
@@ -162,37 +163,50 @@ def _detached(home: Home, port_base: int, err: Console) -> Snapshot:
         raise homes.already_runs(home)
     log = home.log("supervisor")
     began = log.stat().st_size if log.exists() else 0
+    signal.signal(signal.SIGTERM, _interrupt)
     with log.open("ab") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "cli.stack.launch", str(home.root), str(port_base)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
-    signal.signal(signal.SIGTERM, _interrupt)
-    with display.Progress(err) as progress:
-        try:
-            while True:
-                ended = supervisor.poll() is not None
-                seen = snapshots.read(home)
-                if seen is not None and seen.supervisor == supervisor.pid:
-                    progress.show(seen)
-                    if seen.whole is Whole.READY or (ended and seen.error):
-                        break
-                if supervisor.returncode == 0:
-                    raise StackError("The stack was stopped before it was ready.")
-                if ended:
-                    homes.prepare(home)  # on a full disk it could not even write why
-                    said = "\n".join(last_lines(log, 15, since=began)) or f"It wrote nothing to {log}."
-                    raise StackError(f"The supervisor ended with status {supervisor.returncode}:\n{said}")
-                time.sleep(LOOK_S)
-        except KeyboardInterrupt:
-            progress.close()
+    try:
+        seen = _first_settled(home, supervisor, log, began, err)
+    except BaseException as error:
+        if supervisor.poll() is None:
             err.print("Stopping what has been started.")
-            supervisor.terminate()
-            supervisor.wait()
+            ending.end(supervisor)
+        if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130) from None
+        raise
     if seen.whole is Whole.READY:
         supervisor.returncode = 0  # it goes on without this process, which has no more to do with it
     return seen
+
+
+def _first_settled(home: Home, supervisor: "subprocess.Popen[bytes]", log: Path, began: int, err: Console) -> Snapshot:
+    """Show what the supervisor publishes until all is ready, or it has given up and ended.
+
+    Args:
+        began: where in its log, in bytes, this supervisor's lines begin.
+
+    Raises:
+        StackError: it ended without saying why in its snapshot.
+    """
+    with display.Progress(err) as progress:
+        while True:
+            ended = supervisor.poll() is not None
+            seen = snapshots.read(home)
+            if seen is not None and seen.supervisor == supervisor.pid:
+                progress.show(seen)
+                if seen.whole is Whole.READY or (ended and seen.error):
+                    return seen
+            if supervisor.returncode == 0:
+                raise StackError("The stack was stopped before it was ready.")
+            if ended:
+                homes.prepare(home)  # on a full disk it could not even write why
+                said = "\n".join(last_lines(log, 15, since=began)) or f"It wrote nothing to {log}."
+                raise StackError(f"The supervisor ended with status {supervisor.returncode}:\n{said}")
+            time.sleep(LOOK_S)
 
 
 def _interrupt(*_: object) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ _BASE_BYTES = 2**30
 _MAX_REPORT_BYTES = 1 << 20
 
 
-def parquet_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Iterator[list[object]]:
+def parquet_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Generator[list[object], None, None]:
     """The rows of a Parquet file, in chunks.
 
     Raises:
@@ -37,7 +37,7 @@ def parquet_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Itera
     return _rows("parquet", body, spec, limits)
 
 
-def arrow_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Iterator[list[object]]:
+def arrow_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Generator[list[object], None, None]:
     """The rows of an Arrow IPC stream, in chunks.
 
     Raises:
@@ -48,7 +48,7 @@ def arrow_rows(body: bytes, spec: PipelineSpec, limits: DataSettings) -> Iterato
     return _rows("arrow", body, spec, limits)
 
 
-def _rows(kind: str, body: bytes, spec: PipelineSpec, limits: DataSettings) -> Iterator[list[object]]:
+def _rows(kind: str, body: bytes, spec: PipelineSpec, limits: DataSettings) -> Generator[list[object], None, None]:
     header = {
         "kind": kind,
         "uses": _uses(spec),

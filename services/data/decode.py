@@ -1,6 +1,6 @@
 """Request bodies to rows, by content type. A row that cannot be read is a row with a reason; a body that cannot is an error."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from enum import StrEnum
 from itertools import islice
 
@@ -12,8 +12,8 @@ from services.data.rows import Unreadable
 from shared.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from shared.spec import PipelineSpec
 
-Rows = Iterator[list[object]]
-"""Consecutive rows in chunks: plain JSON values, or `Unreadable`."""
+Rows = Generator[list[object], None, None]
+"""Consecutive rows in chunks: plain JSON values, or `Unreadable`. Close it when not read to its end."""
 
 
 class MediaType(StrEnum):

@@ -4,6 +4,7 @@ Training runs in a process of its own: it frees its (GPU) memory when it ends, a
 worker, and a lost lease or a cancellation can stop it at once. The process dies with its worker (`train_process`).
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -102,10 +103,11 @@ def _record_cancelled(sessions: Sessions, lease: Lease) -> str:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
+    """Ask it to stop, then make it: however the wait is broken off, it has ended after this."""
+    try:
         child.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    finally:
+        child.kill()
+        child.wait()

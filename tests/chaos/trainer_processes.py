@@ -1,5 +1,6 @@
 """The trainer's worker and the background process as real processes in groups of their own, to be killed and frozen."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,9 +50,11 @@ class Group:
     def kill(self) -> None:
         """-9, and wait until nothing of the group is left."""
         if self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            self.signal(signal.SIGKILL)
-            self.process.wait(DEADLINE_S)
+            try:
+                children = psutil.Process(self.process.pid).children(recursive=True)
+            finally:
+                self.signal(signal.SIGKILL)
+                self.process.wait(DEADLINE_S)
             psutil.wait_procs(children, DEADLINE_S)
 
     def children(self) -> list[psutil.Process]:
@@ -73,8 +76,9 @@ class Trainer:
         return self.groups[-1]
 
     def close(self) -> None:
-        for group in self.groups:
-            group.kill()
+        with contextlib.ExitStack() as all_of_them:  # one that cannot be killed does not keep the others
+            for group in self.groups:
+                all_of_them.callback(group.kill)
 
     def queue(self) -> uuid.UUID:
         """A run that waits; the sweeper nudges it."""

@@ -18,7 +18,11 @@ class Broker:
         valkey.configure(folder, port, "queue-password")
         self.url = valkey.url(port, "queue-password")
         self.client = redis.Redis.from_url(self.url)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         with (self._folder / "log").open("ab") as log:

@@ -72,10 +72,13 @@ class Stack:
         return str(environment["DATABASE_URL"])
 
     def end(self) -> None:
-        if self.process.poll() is None:
+        try:
             self.process.terminate()
-        self.process.communicate(timeout=DEADLINE_S)
-        strays.end(strays.find(self.home))
+            self.process.communicate(timeout=DEADLINE_S)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+            strays.end(strays.find(self.home))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli.stack import child as children
 from cli.stack import ports, probes
 from cli.stack.child import Child
 from cli.stack.decide import Phase, Wanted, Whole
@@ -190,6 +191,32 @@ async def test_a_supervisor_that_breaks_takes_its_parts_along(tmp_path: Path, po
     with pytest.raises(asyncio.CancelledError):
         await run.task
     wait_gone(family)
+
+
+async def test_a_supervisor_that_breaks_takes_in_the_ends_of_its_parts(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the system is slow to tell: else a handle is dropped whose process, for all Python knows, still runs."""
+    started: list[asyncio.subprocess.Process] = []
+    start, waitpid = children.start, os.waitpid
+
+    async def noted(part: Child, log: Path) -> asyncio.subprocess.Process:
+        started.append(await start(part, log))
+        return started[-1]
+
+    def slow(pid: int, options: int) -> tuple[int, int]:
+        end = waitpid(pid, options)
+        time.sleep(0.5)
+        return end
+
+    monkeypatch.setattr(children, "start", noted)
+    monkeypatch.setattr(os, "waitpid", slow)
+    run = Run([service(port)], tmp_path)
+    await run.until(ready)
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def wait_gone(processes: list[psutil.Process]) -> None:

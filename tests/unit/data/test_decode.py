@@ -3,17 +3,22 @@
 import contextlib
 import io
 import random
+import uuid
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from services.data.config import DataSettings
 from services.data.decode import EVENT_TYPES, LABEL_TYPES, MediaType, decode, media_type
+from services.data.ingest import Target
+from services.data.routes import rows as routes
 from services.data.rows import EventReader, Unreadable
 from shared.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from shared.spec import parse
@@ -168,6 +173,23 @@ def test_damaged_files_never_hurt_this_process() -> None:
                 damaged[chance.randrange(8, len(damaged) - 8)] = chance.randrange(256)
             with contextlib.suppress(Malformed, Invalid, TooLarge):
                 read(bytes(damaged), kind)
+
+
+def test_an_upload_that_breaks_off_leaves_no_process_behind() -> None:
+    """Not even as long as the error is kept, whose traceback holds on to the rows."""
+
+    class Away:
+        def begin(self) -> NoReturn:
+            raise ConnectionError("the registry is away")
+
+    body = parquet(pa.concat_tables([table()] * 20_000))  # more than a pipe holds: the process is in the midst of it
+    state = SimpleNamespace(sessions=Away(), data_settings=DataSettings(chunk_rows=100))
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=state))
+    target = Target(uuid.uuid4(), "trips", SPEC_READ, 1, NOW)
+    with pytest.raises(ConnectionError) as kept:
+        routes._take_events(request, target, MediaType.PARQUET, body)
+    assert [child for child in psutil.Process().children() if "unpack" in " ".join(child.cmdline())] == []
+    assert kept.tb is not None
 
 
 def test_bounds_on_rows() -> None:
