@@ -43,7 +43,7 @@ class CommonSettings(BaseSettings):
     sweep_s: float = Field(default=5, gt=0)
     """Time between two looks for expired leases, unsent nudges and due schedule slots."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a unit of work is tried before it fails for good."""
+    """How often a unit of work is tried before it fails for good; what an outage or a stopping worker cuts short is not counted."""
     keys_max_age_s: float = Field(default=3600, gt=0)
     """How old the known API keys may get for predict and feedback while PostgreSQL is away."""
     body_limit_bytes: int = Field(default=8 * 2**20, gt=0)

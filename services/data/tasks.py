@@ -2,18 +2,16 @@
 
 import uuid
 
-import psycopg
 import structlog
 from celery import Celery
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.data.build import run_build
 from services.data.config import DataSettings
 from shared.artifacts import ArtifactStore
 from shared.config import CommonSettings
 from shared.contracts.tasks import TaskName
-from shared.errors import Invalid, LeaseLost, Unavailable
+from shared.errors import Invalid, LeaseLost
+from shared.jobs import faults
 from shared.jobs.lease import Lease, claim, fail, give_back, heartbeat
 from shared.jobs.work import DATASET
 from shared.observability.metrics import JOBS
@@ -21,7 +19,7 @@ from shared.registry.session import Sessions
 
 log = structlog.get_logger(__name__)
 
-PASSING = (Unavailable, OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError, OSError)
+PASSING = (*faults.PASSING, OSError)
 """Faults that another attempt may not meet: the database or the store away, a full disk."""
 
 
@@ -54,7 +52,7 @@ def build_row(
         except PASSING as error:
             JOBS.labels("dataset", "given back").inc()
             log.warning("dataset build interrupted, giving it back", dataset=str(row_id), exc_info=error)
-            _give_back(sessions, lease, f"Interrupted by a passing fault ({type(error).__name__}); it is tried again.")
+            _give_back(sessions, lease, error)
         except Exception as error:
             log.exception("dataset build failed", dataset=str(row_id))
             _fail(
@@ -72,8 +70,10 @@ def _fail(sessions: Sessions, lease: Lease, reason: str) -> None:
         log.warning("the lease ended before the failure could be written", dataset=str(lease.row_id))
 
 
-def _give_back(sessions: Sessions, lease: Lease, reason: str) -> None:
+def _give_back(sessions: Sessions, lease: Lease, error: Exception) -> None:
+    known = isinstance(error, faults.PASSING)
+    reason = faults.describe(error) if known else f"Interrupted by a passing fault ({type(error).__name__})."
     try:
-        give_back(sessions, lease, reason)
-    except PASSING as error:
-        log.warning("the registry is away; the lease's end gives the dataset back", error=type(error).__name__)
+        give_back(sessions, lease, reason, counts=not faults.is_outage(error))
+    except PASSING as away:
+        log.warning("the registry is away; the lease's end gives the dataset back", error=type(away).__name__)

@@ -40,7 +40,7 @@ RETRY_S = 1.0
 def dispatch_loop(
     sessions: Sessions, celery: Celery, database_url: str, stop: threading.Event, *, sweep_s: float
 ) -> None:
-    """Publish nudges as they are written, woken by the database; every `sweep_s` seconds also unasked."""
+    """Publish nudges as they are written, woken by the database; every second, or `sweep_s` if that is less, also unasked."""
     while not stop.is_set():
         try:
             with psycopg.connect(
@@ -63,8 +63,12 @@ def dispatch_loop(
 def housekeeping_loop(sessions: Sessions, settings: TrainerSettings, stop: threading.Event) -> None:
     """Every `sweep_s` seconds: expired leases, waiting work, stalled cycles, due slots; now and then the rest."""
     last_monitor = -settings.monitor_s
+    outage_until = time.monotonic()
     while not stop.is_set():
-        _guarded("sweep", lambda: _sweep(sessions, settings))
+        # After an outage of the database, workers have one lease length to extend their leases and to report.
+        expire = time.monotonic() >= outage_until
+        if not _guarded("sweep", partial(_sweep, sessions, settings, expire=expire)):
+            outage_until = time.monotonic() + settings.lease_s
         _guarded("schedule", lambda: schedule.tick(sessions))
         if time.monotonic() - last_monitor >= settings.monitor_s:
             last_monitor = time.monotonic()
@@ -73,9 +77,9 @@ def housekeeping_loop(sessions: Sessions, settings: TrainerSettings, stop: threa
         stop.wait(settings.sweep_s)
 
 
-def _sweep(sessions: Sessions, settings: TrainerSettings) -> None:
+def _sweep(sessions: Sessions, settings: TrainerSettings, *, expire: bool) -> None:
     with sessions.begin() as session:
-        sweep(session, max_attempts=settings.max_attempts, renudge_after_s=settings.renudge_after_s)
+        sweep(session, max_attempts=settings.max_attempts, renudge_after_s=settings.renudge_after_s, expire=expire)
         repository.nudge_stalled_cycles(session, renudge_after_s=settings.renudge_after_s)
         OUTBOX_PENDING.set(outbox.pending(session))
         OPEN_CYCLES.set(repository.open_cycles(session))
@@ -95,14 +99,16 @@ def _tidy(sessions: Sessions) -> None:
         session.execute(delete(IdempotencyRecord).where(col(IdempotencyRecord.created_at) < age))
 
 
-def _guarded(what: str, act: Callable[[], object]) -> None:
-    """A database that is away, or one row that fails, must not end the loop."""
+def _guarded(what: str, act: Callable[[], object]) -> bool:
+    """A database that is away, or one row that fails, must not end the loop. False: it was the database."""
     try:
         act()
     except (OperationalError, TimeoutError) as error:
         log.warning("housekeeping waits", what=what, error=type(error).__name__)
+        return False
     except Exception:
         log.exception("housekeeping failed", what=what)
+    return True
 
 
 def main() -> int:

@@ -46,6 +46,7 @@ def cancel_run(session: Session, run: Run) -> None:
     elif run.state == RunState.QUEUED:
         check_move(RunState.QUEUED, RunState.CANCELLED)
         run.state, run.reason = RunState.CANCELLED, "Cancelled on request before it began."
+        run.lease_until = None  # it may have been given back, to wait a while
         run.finished_at = repository.database_now(session)
         if run.cycle_id is not None:
             enqueue(session, TaskName.ADVANCE_CYCLE, run.cycle_id)

@@ -99,7 +99,7 @@ class RunView(BaseModel):
     spec_version: int
     seed: int
     attempt: int
-    """How often a worker took it."""
+    """How often it was tried; what an outage or the stop of its worker cut short is not counted."""
     worker: str | None
     progress: dict[str, Any]
     metrics: dict[str, Any]

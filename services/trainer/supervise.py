@@ -6,8 +6,10 @@ worker, and a lost lease or a cancellation can stop it at once. The process dies
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -33,46 +35,63 @@ OUTCOMES = {0: "succeeded", EXIT_RECORDED: "recorded"}
 """What the exit status of the process says, when it says that the run's end is in its row."""
 STOP_S = 5.0
 """How long a process that was asked to stop may take before it is killed."""
+HAND_OVER_S = 3.0
+"""How long a worker that was asked to stop waits for the database, to hand its run over."""
 
 
-def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID) -> None:
-    """Carry out one run, if it is to be had: train in a child process until it ends, is cancelled or loses its lease."""
+def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID, *, stopping: threading.Event) -> None:
+    """Carry out one run, if it is to be had: train in a child process until it ends, is cancelled or loses its lease.
+
+    Args:
+        stopping: set when this worker was asked to stop. It then takes no run, and hands the one it has to another worker.
+    """
+    if stopping.is_set():
+        return
     lease = leases.claim(sessions, RUN, run_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
     if lease is None:
         log.info("nothing to do: the run has ended or another worker has it")
         return
     began = time.monotonic()
     with leases.heartbeat(sessions, lease):
-        outcome = _supervise(sessions, lease)
+        outcome = _supervise(sessions, lease, stopping)
     JOBS.labels(RUN.name, outcome).inc()
     JOB_SECONDS.labels(RUN.name).observe(time.monotonic() - began)
     log.info("run ended", outcome=outcome, attempt=lease.attempt)
 
 
-def _supervise(sessions: Sessions, lease: Lease) -> str:
+def _supervise(sessions: Sessions, lease: Lease, stopping: threading.Event) -> str:
     arguments = [str(lease.row_id), str(lease.fence), str(os.getpid()), request_id.get()]
     command = [sys.executable, "-m", "services.trainer.train_process", *arguments]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        while True:
-            try:
-                status = child.wait(LOOK_S)
-                break
-            except subprocess.TimeoutExpired:
-                if lease.lost.is_set():
-                    return _outcome_of_lost(child)
-                if _cancel_requested(sessions, lease):
-                    _stop(child)
-                    return _record_cancelled(sessions, lease)
+        while not stopping.is_set() and not _ended(child):
+            if lease.lost.is_set():
+                return _outcome_of_lost(child)
+            if _cancel_requested(sessions, lease):
+                _stop(child)
+                return _record_cancelled(sessions, lease)
     finally:
         _stop(child)
+    status = child.returncode
     if status == EXIT_RECORDED and _cancel_requested(sessions, lease):
         return _record_cancelled(sessions, lease)
     if status in OUTCOMES:
         return OUTCOMES[status]
+    # A signal to the whole group may end the process before the worker has looked at its own.
+    if stopping.is_set() or status == -signal.SIGTERM:
+        reason = "Its worker was asked to stop; another one takes it up."
+        return "handed-over" if leases.hand_over(sessions, lease, reason, patience_s=HAND_OVER_S) else "recorded"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    leases.give_back(sessions, lease, f"The training process {how}; see the trainer worker's log.")
+    leases.give_back(sessions, lease, f"The training process {how}; see the trainer worker's log.", counts=True)
     return "crashed"
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bool:
+    try:
+        child.wait(LOOK_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _outcome_of_lost(child: subprocess.Popen[bytes]) -> str:

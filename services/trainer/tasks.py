@@ -1,8 +1,9 @@
 """Celery tasks of the trainer: each looks at one row and calls one use case."""
 
+import threading
 import uuid
 
-from celery import Celery
+from celery import Celery, signals
 
 from services.trainer.config import TrainerSettings
 from services.trainer.cycles import advance
@@ -24,6 +25,8 @@ def open_peers(settings: TrainerSettings) -> Peers:
 def register(app: Celery, sessions: Sessions, settings: TrainerSettings) -> None:
     """Give the application its tasks."""
     peers = open_peers(settings)
+    stopping = threading.Event()
+    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
 
     @app.task(name=TaskName.ADVANCE_CYCLE.value)
     def advance_cycle(cycle_id: str) -> None:
@@ -31,4 +34,4 @@ def register(app: Celery, sessions: Sessions, settings: TrainerSettings) -> None
 
     @app.task(name=TaskName.TRAIN.value)
     def train_one(run_id: str) -> None:
-        train(sessions, settings, uuid.UUID(run_id))
+        train(sessions, settings, uuid.UUID(run_id), stopping=stopping)

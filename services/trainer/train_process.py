@@ -25,8 +25,9 @@ from services.trainer import repository
 from services.trainer.config import trainer_settings
 from shared.artifacts import ArtifactStore, open_store
 from shared.config import local_cache_dir
-from shared.errors import LeaseLost, RelevoError, Unavailable
+from shared.errors import LeaseLost, RelevoError
 from shared.ids import new_id
+from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
 from shared.jobs.work import RUN
@@ -41,7 +42,8 @@ from shared.spec import PipelineSpec
 log = structlog.get_logger(__name__)
 
 EXIT_RECORDED = 3
-"""The run's end, other than success, is in its row; the worker has nothing to add."""
+"""It ended without a version, and the row says what is to be said: it failed, was given back, or is no longer this attempt's.
+Only a cancellation that was asked for meanwhile is still to be written, by the worker."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -70,8 +72,8 @@ def main(arguments: list[str]) -> int:
         except LeaseLost as error:
             log.warning("stopped", reason=error.detail)
             return EXIT_RECORDED
-        except Unavailable as error:
-            leases.give_back(sessions, lease, error.detail)
+        except faults.PASSING as error:
+            leases.give_back(sessions, lease, faults.describe(error), counts=not faults.is_outage(error))
             return EXIT_RECORDED
         except RelevoError as error:
             return _record_failure(sessions, lease, str(error))
@@ -86,7 +88,7 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
     Raises:
         Invalid: the dataset cannot be trained on.
         LeaseLost: another worker has the run, or it was cancelled; nothing was written.
-        Unavailable: the artifact store is away; try again.
+        Unavailable, OperationalError: the artifact store or the database is away; try again.
     """
     # torch takes seconds to import: only here, after the claim.
     import pyarrow.parquet as pq
@@ -121,6 +123,31 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
     _tell(sessions, lease, {"step": "storing"})
     with _timed(seconds, "store_s"):
         digest = store.put_bytes(fitted.onnx_bytes)
+    version = faults.patiently(
+        lambda: _record_version(sessions, lease, order, fitted=fitted, digest=digest, seconds=seconds),
+        patience_s=leases.PATIENCE_S,
+    )
+    log.info("trained", version=version.number, digest=digest, seconds=seconds)
+    return version
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a model was made with, for its lineage."""
+    packages = ("relevo", "torch", "onnx", "onnxruntime", "numpy", "spox")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in packages},
+        "device": device,
+        "machine": platform.machine(),
+        "system": platform.platform(terse=True),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _record_version(
+    sessions: Sessions, lease: Lease, order: Order, *, fitted: Any, digest: str, seconds: dict[str, float]
+) -> ModelVersion:
+    """End the run with its version, in one transaction."""
     assert order.dataset.train_end is not None
     assert order.dataset.train_label_mean is not None
     with leases.finish(sessions, lease, RunState.SUCCEEDED) as (session, run):
@@ -145,21 +172,7 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
             train_label_mean=order.dataset.train_label_mean,
         )
         session.add(version)
-    log.info("trained", version=version.number, digest=digest, seconds=seconds)
     return version
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What a model was made with, for its lineage."""
-    packages = ("relevo", "torch", "onnx", "onnxruntime", "numpy", "spox")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in packages},
-        "device": device,
-        "machine": platform.machine(),
-        "system": platform.platform(terse=True),
-        "cpus": os.cpu_count(),
-    }
 
 
 def _read_order(sessions: Sessions, lease: Lease) -> Order:

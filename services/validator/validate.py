@@ -4,7 +4,6 @@ import time
 import uuid
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from services.validator import repository, verdict
 from services.validator.compare import Model, compare
@@ -13,7 +12,8 @@ from services.validator.gate import Outcome
 from services.validator.held_out import read_held_out
 from services.validator.repository import Case
 from shared.artifacts import ArtifactStore
-from shared.errors import LeaseLost, RelevoError, Unavailable
+from shared.errors import LeaseLost, RelevoError
+from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
 from shared.jobs.work import VALIDATION
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 def validate(sessions: Sessions, store: ArtifactStore, settings: ValidatorSettings, validation_id: uuid.UUID) -> None:
     """Judge one candidate, if the row waits for that; a repeated nudge does nothing.
 
-    A passing fault (storage or database away) gives the row back for another attempt; a fault that stays ends it as failed.
+    A passing fault (storage or database away) gives the row back, to be tried again later; a fault that stays ends it as failed.
     """
     lease = leases.claim(
         sessions, VALIDATION, validation_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts
@@ -42,11 +42,9 @@ def validate(sessions: Sessions, store: ArtifactStore, settings: ValidatorSettin
             result = _judge_and_finish(sessions, store, settings, lease)
     except LeaseLost:
         result = "lost"
-    except (Unavailable, OperationalError) as error:
+    except faults.PASSING as error:
         result = "retried"
-        log.warning("validation is tried again", validation=str(validation_id), error=type(error).__name__)
-        reason = error.detail if isinstance(error, Unavailable) else "The registry did not answer."
-        leases.give_back(sessions, lease, reason)
+        leases.give_back(sessions, lease, faults.describe(error), counts=not faults.is_outage(error))
     except RelevoError as error:
         result = "failed"
         log.warning("validation failed", validation=str(validation_id), reason=error.detail)

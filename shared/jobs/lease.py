@@ -9,6 +9,7 @@ was presumed dead cannot write any more. All times are the database's.
             row.metrics = ...                     # written with the fence check, in one transaction
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -21,18 +22,23 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
 from shared.contracts.tasks import TaskName
 from shared.errors import LeaseLost
+from shared.jobs.faults import patiently
 from shared.jobs.outbox import enqueue
 from shared.jobs.work import WorkKind
 from shared.registry.session import Sessions
 from shared.registry.states import check_move
 
 log = structlog.get_logger(__name__)
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 300.0
+PATIENCE_S = 600.0
+"""How long a worker waits for the database, to tell it how its work went."""
 
 
 @dataclass
@@ -66,14 +72,16 @@ def claim(sessions: Sessions, kind: WorkKind, row_id: uuid.UUID, *, lease_s: flo
     """Take the row if it is queued, or running with an expired lease, in one atomic statement.
 
     Returns:
-        The lease, or None when there is nothing to do: a repeated nudge, a finished row, attempts used up.
+        The lease, or None when there is nothing to do: a repeated nudge, a finished row, one that was given back and is to
+        wait a while, attempts used up.
     """
     table: Any = kind.table
     statement = (
         update(table)
         .where(
             table.id == row_id,
-            or_(table.state == kind.queued, and_(table.state == kind.running, table.lease_until < func.now())),
+            table.state.in_([kind.queued, kind.running]),
+            or_(table.lease_until.is_(None), table.lease_until < func.now()),
             table.attempt < max_attempts,
         )
         .values(
@@ -150,6 +158,20 @@ def finish(sessions: Sessions, lease: Lease, state: StrEnum) -> Iterator[tuple[S
     Raises:
         LeaseLost: the row has another fence or is no longer running; nothing is written.
     """
+    with _held(sessions, lease) as (session, row):
+        check_move(lease.kind.running, state)
+        row.reason = None  # an earlier attempt's
+        yield session, row
+        row.state = state
+        row.lease_until = None
+        row.finished_at = session.scalar(select(func.now()))
+        if row.cycle_id is not None:
+            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
+
+
+@contextmanager
+def _held(sessions: Sessions, lease: Lease) -> Iterator[tuple[Session, Any]]:
+    """One transaction on the locked row, if it is still this lease's; raises `LeaseLost` when it is not."""
     table: Any = lease.kind.table
     with sessions.begin() as session:
         row = session.scalars(
@@ -162,14 +184,7 @@ def finish(sessions: Sessions, lease: Lease, state: StrEnum) -> Iterator[tuple[S
             raise LeaseLost(
                 f"{lease.kind.name} {lease.row_id} was taken by another worker (fence {lease.fence} is old)."
             )
-        check_move(lease.kind.running, state)
-        row.reason = None  # an earlier attempt's
         yield session, row
-        row.state = state
-        row.lease_until = None
-        row.finished_at = session.scalar(select(func.now()))
-        if row.cycle_id is not None:
-            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
 
 
 def fail(sessions: Sessions, lease: Lease, reason: str) -> None:
@@ -178,15 +193,57 @@ def fail(sessions: Sessions, lease: Lease, reason: str) -> None:
         row.reason = reason
 
 
-def give_back(sessions: Sessions, lease: Lease, reason: str) -> None:
-    """Hand the row back for another attempt (a passing fault, such as an unreachable store); the sweeper nudges again."""
-    table: Any = lease.kind.table
-    with sessions.begin() as session:
-        session.execute(
-            update(table)
-            .where(table.id == lease.row_id, table.fence == lease.fence, table.state == lease.kind.running)
-            .values(state=lease.kind.queued, lease_until=None, reason=reason, nudged_at=func.now())
-        )
+def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, patience_s: float = PATIENCE_S) -> None:
+    """Queue the row again, to be nudged after a while that doubles with each time it was taken (`wait_s`).
+
+    Args:
+        reason: a sentence for a person; it stands in the row while that waits.
+        counts: whether the attempt is used up. An outage that the worker met (`faults.is_outage`) is not the work's fault and
+            does not count: the row waits for the end of the outage, however long that takes.
+        patience_s: how long to go on trying while the database itself is away.
+    """
+
+    def put_back() -> None:
+        with _held(sessions, lease) as (_, row):
+            seconds = wait_s(row.fence)
+            row.state, row.lease_until = lease.kind.queued, func.now() + timedelta(seconds=seconds)
+            row.attempt -= 0 if counts else 1
+            row.reason = f"{reason} It is tried again after {seconds:.0f} s."
+        log.warning("given back", kind=lease.kind.name, row=str(lease.row_id), reason=reason, counts=counts, s=seconds)
+
+    with contextlib.suppress(LeaseLost):
+        patiently(put_back, patience_s=patience_s)
+
+
+def hand_over(sessions: Sessions, lease: Lease, reason: str, *, patience_s: float) -> bool:
+    """Queue the row again for another worker, at once and without counting the attempt: this worker was asked to stop.
+
+    Args:
+        reason: a sentence for a person.
+        patience_s: how long to go on trying while the database is away; little, for whoever asked is waiting.
+
+    Returns:
+        False when the row is no longer this lease's: it has ended, or another worker has it.
+    """
+
+    def put_back() -> None:
+        with _held(sessions, lease) as (session, row):
+            row.state, row.lease_until, row.reason = lease.kind.queued, None, reason
+            row.attempt -= 1
+            session.flush()
+            nudge(session, lease.kind, lease.row_id)
+
+    try:
+        patiently(put_back, patience_s=patience_s)
+    except LeaseLost:
+        return False
+    log.info("handed over", kind=lease.kind.name, row=str(lease.row_id))
+    return True
+
+
+def wait_s(taken: int) -> float:
+    """How long a row waits that was given back after it had been taken so often: 10 s, 20 s, 40 s, up to 5 minutes."""
+    return min(FIRST_WAIT_S * 2 ** min(taken - 1, 10), LONGEST_WAIT_S)
 
 
 def nudge(session: Session, kind: WorkKind, row_id: uuid.UUID) -> None:

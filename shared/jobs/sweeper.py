@@ -1,10 +1,12 @@
 """The sweeper: rows whose worker died are queued again or fail for good; rows that wait without a worker are nudged again."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlmodel import Session, col
 
 from shared.contracts.tasks import TaskName
@@ -17,18 +19,19 @@ from shared.registry.tables import Run, Validation
 log = structlog.get_logger(__name__)
 
 
-def sweep(session: Session, *, max_attempts: int, renudge_after_s: float) -> int:
+def sweep(session: Session, *, max_attempts: int, renudge_after_s: float, expire: bool = True) -> int:
     """One look at all open work, in the caller's transaction.
 
     Args:
         session: its transaction ends the sweep.
         max_attempts: rows claimed this often fail for good when their lease expires again.
         renudge_after_s: a queued row is nudged again when its last nudge is older than this (a flushed queue, a lost message).
+        expire: whether expired leases count. Not so after an outage of the database, in which no worker could extend its lease.
 
     Returns:
         How many rows were moved or nudged.
     """
-    moved = sum(_sweep_kind(session, kind, max_attempts, renudge_after_s) for kind in ALL_WORK)
+    moved = sum(_sweep_kind(session, kind, max_attempts, renudge_after_s, expire) for kind in ALL_WORK)
     return moved + _sweep_releases(session, renudge_after_s)
 
 
@@ -55,45 +58,61 @@ def _cancelled(row: Any) -> bool:
     return isinstance(row, Run) and row.cancel_requested
 
 
-def _sweep_kind(session: Session, kind: WorkKind, max_attempts: int, renudge_after_s: float) -> int:
+def _sweep_kind(session: Session, kind: WorkKind, max_attempts: int, renudge_after_s: float, expire: bool) -> int:
+    moved = 0
     table: Any = kind.table
+    if expire:
+        for row in _locked(session, kind, kind.running, _past(table.lease_until)):
+            LEASES_EXPIRED.labels(kind.name).inc()
+            _move(
+                session,
+                kind,
+                row,
+                max_attempts=max_attempts,
+                failed=f"Its worker died {row.attempt} times; the last was {row.worker}. See that worker's log.",
+                cancelled="Cancelled on request; its worker was already gone.",
+            )
+            log.warning("lease expired", kind=kind.name, row=str(row.id), attempt=row.attempt, now=row.state)
+            moved += 1
+    for row in _locked(session, kind, kind.queued, _due(kind, renudge_after_s)):
+        _move(
+            session,
+            kind,
+            row,
+            max_attempts=max_attempts,
+            failed=f"Given back {row.attempt} times; the last reason: {row.reason or 'none'}",
+            cancelled="Cancelled on request.",
+        )
+        moved += 1
+    return moved
+
+
+def _past(moment: Any, ago_s: float = 0) -> Any:
+    return moment < func.now() - timedelta(seconds=ago_s)
+
+
+def _due(kind: WorkKind, renudge_after_s: float) -> Any:
+    """Which waiting rows to look at: their wait is over, their last nudge seems lost, or they are cancelled."""
+    table: Any = kind.table
+    unheard = and_(table.lease_until.is_(None), or_(table.nudged_at.is_(None), _past(table.nudged_at, renudge_after_s)))
+    due = or_(_past(table.lease_until), unheard)
+    return or_(due, col(Run.cancel_requested)) if kind.table is Run else due
+
+
+def _locked(session: Session, kind: WorkKind, state: StrEnum, condition: Any) -> Sequence[Any]:
+    table: Any = kind.table
+    return session.scalars(select(table).where(table.state == state, condition).with_for_update(skip_locked=True)).all()
+
+
+def _move(session: Session, kind: WorkKind, row: Any, *, max_attempts: int, failed: str, cancelled: str) -> None:
+    """Nudge the row again; or end it, when it was cancelled or tried too often."""
     now = session.scalar(select(func.now()))
-    stale = timedelta(seconds=renudge_after_s)
-    expired = session.scalars(
-        select(table)
-        .where(table.state == kind.running, table.lease_until < func.now())
-        .with_for_update(skip_locked=True)
-    ).all()
-    for row in expired:
-        LEASES_EXPIRED.labels(kind.name).inc()
-        row.lease_until = None
-        if _cancelled(row):
-            row.state, row.finished_at = RunState.CANCELLED, now
-            row.reason = "Cancelled on request; its worker was already gone."
-        elif row.attempt >= max_attempts:
-            row.state, row.finished_at = kind.failed, now
-            row.reason = f"Its worker died {row.attempt} times; the last was {row.worker}. See that worker's log."
-        else:
-            row.state = kind.queued
-            row.nudged_at = now
-            enqueue(session, kind.task, row.id)
-        if row.state != kind.queued and row.cycle_id is not None:
-            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
-        log.warning("lease expired", kind=kind.name, row=str(row.id), attempt=row.attempt, now=row.state)
-    waiting = session.scalars(
-        select(table)
-        .where(table.state == kind.queued, or_(table.nudged_at.is_(None), table.nudged_at < func.now() - stale))
-        .with_for_update(skip_locked=True)
-    ).all()
-    for row in waiting:
-        if _cancelled(row):
-            row.state, row.finished_at, row.reason = RunState.CANCELLED, now, "Cancelled on request."
-        elif row.attempt >= max_attempts:
-            row.state, row.finished_at = kind.failed, now
-            row.reason = f"Given back {row.attempt} times; the last reason: {row.reason or 'none'}"
-        else:
-            row.nudged_at = now
-            enqueue(session, kind.task, row.id)
-        if row.state != kind.queued and row.cycle_id is not None:
-            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
-    return len(expired) + len(waiting)
+    row.lease_until = None
+    if not _cancelled(row) and row.attempt < max_attempts:
+        row.state, row.nudged_at = kind.queued, now
+        enqueue(session, kind.task, row.id)
+        return
+    row.finished_at = now
+    row.state, row.reason = (RunState.CANCELLED, cancelled) if _cancelled(row) else (kind.failed, failed)
+    if row.cycle_id is not None:
+        enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)

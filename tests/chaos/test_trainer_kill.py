@@ -35,6 +35,30 @@ def test_a_worker_group_killed_five_times_in_mid_run(trainer: Trainer) -> None:
     assert trainer.oracle() == all_well(1)
 
 
+def test_redeploys_in_the_middle_of_a_run_cost_no_attempt(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELEVO_MAX_ATTEMPTS", "1")
+    trainer.rows.retune(trainer.pipeline, **ENDLESS)
+    run = trainer.queue()
+    trainer.start(*BACKGROUND)
+    for fence in range(1, 5):
+        worker = trainer.start(*WORKER)
+        until(
+            lambda fence=fence: trainer.run(run).fence == fence and trainer.trains(run, 1, 2), f"worker {fence} trains"
+        )
+        if fence % 2:
+            worker.process.terminate()  # as in a container
+        else:
+            worker.signal(signal.SIGTERM)  # as from a terminal
+        assert worker.process.wait(DEADLINE_S) == 0, trainer.logs()
+        row = trainer.run(run)
+        assert (row.state, row.attempt, row.fence) == (RunState.QUEUED, 0, fence), f"{row.reason}\n{trainer.logs()}"
+    trainer.rows.retune(trainer.pipeline, **BRIEF)
+    trainer.start(*WORKER)
+    trainer.succeeded(run)
+    assert (trainer.run(run).attempt, trainer.run(run).reason) == (1, None)
+    assert trainer.oracle() == all_well(1)
+
+
 def freeze(trainer: Trainer, worker: Group) -> None:
     """Stop the group, but not in the middle of a transaction: its row lock would hide the row from the sweeper for two minutes."""
     query = text(

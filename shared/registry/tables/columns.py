@@ -47,9 +47,10 @@ class LeasedWork(SQLModel):
     fence: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     """Grows by one at each claim; a final write repeats it, so a worker that was presumed dead cannot write."""
     attempt: int = Field(default=0, sa_type=Integer, sa_column_kwargs={"server_default": "0"})
-    """How often the row was claimed."""
+    """How often it was tried. What an outage or the stop of its worker cut short is not counted."""
     lease_until: datetime | None = time_field()
-    """By the database's clock: past it, the row may be taken from its worker."""
+    """By the database's clock: until then nobody may take the row. Past it, a running row may be taken from its worker; a queued
+    one was given back, and has waited long enough."""
     worker: str | None = text_field()
     """Who holds or last held the lease: host and process."""
     nudged_at: datetime | None = time_field()

@@ -123,16 +123,46 @@ def test_a_retry_reads_what_the_first_attempt_pinned(month: Service, monkeypatch
         patch.setattr(month.store, "put_file", away)
         month.build(row_id)
     given_back = month.row(1)
-    assert (given_back.state, given_back.attempt, given_back.digest) == ("queued", 1, None)
-    assert "passing fault" in (given_back.reason or "")
+    assert (given_back.state, given_back.attempt, given_back.digest) == ("queued", 0, None)
+    assert given_back.reason == "the artifact store cannot be reached. It is tried again after 10 s."
     month.events([labelled(900, 20)])
 
+    wait_over(month)
     month.build(row_id)
 
     done = month.row(1)
-    assert (done.state, done.attempt, done.reason) == ("ready", 2, None)
+    assert (done.state, done.attempt, done.reason) == ("ready", 1, None)
     assert done.event_watermark == given_back.event_watermark
     assert (done.train_rows, done.test_rows) == (56, 20)
+
+
+def wait_over(month: Service) -> None:
+    with month.sessions.begin() as session:
+        session.execute(text("update datasets set lease_until = now() - interval '1 second'"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempt", "words"),
+    [
+        (psycopg.OperationalError("the connection is closed"), 0, "The registry could not be reached."),
+        (psycopg.errors.QueryCanceled("statement timeout"), 1, "The registry broke off the work (QueryCanceled)."),
+        (OSError("no space left"), 1, "Interrupted by a passing fault (OSError)."),
+    ],
+    ids=["outage", "query too long", "disk"],
+)
+def test_only_an_outage_uses_up_no_attempt(
+    month: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception, attempt: int, words: str
+) -> None:
+    row_id = uuid.UUID(asked(month)["id"])
+
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(build, "read_extracts", broken)
+    month.build(row_id)
+    row = month.row(1)
+    assert (row.state, row.attempt) == ("queued", attempt)
+    assert (row.reason or "").startswith(words)
 
 
 def test_a_database_that_breaks_off_gives_the_row_back(month: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +179,7 @@ def test_a_database_that_breaks_off_gives_the_row_back(month: Service, monkeypat
         raise ZeroDivisionError
 
     monkeypatch.setattr(build, "read_extracts", faulty)
+    wait_over(month)
     month.build(row_id)
     row = month.row(1)
     assert row.state == "failed"

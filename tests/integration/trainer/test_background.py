@@ -83,7 +83,8 @@ def test_housekeeping_outlasts_every_fault(
     stop = threading.Event()
     looks = {"sweep": 0, "tick": 0}
 
-    def sweep(*_: object) -> None:
+    def sweep(*_: object, expire: bool) -> None:
+        assert expire == (looks["sweep"] == 0), "no lease expires just after an outage"
         looks["sweep"] += 1
         raise OperationalError("select", {}, Exception("away"))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import psutil
+import psycopg
 import pyarrow as pa
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -21,6 +22,7 @@ from services.trainer.config import TrainerSettings
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, LeaseLost, Unavailable
+from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
 from shared.jobs.work import RUN
@@ -252,8 +254,46 @@ def test_faults_that_pass_give_the_run_back(
     monkeypatch.setattr("services.trainer.train_process.read_files", away)
     assert ended(as_process, run, claimed(sessions, run).fence) == train_process.EXIT_RECORDED
     row = rows.get(Run, run)
-    assert (row.state, row.attempt, row.reason) == (RunState.QUEUED, 1, "The artifact store cannot be reached.")
-    monkeypatch.undo()
+    assert (row.state, row.attempt) == (RunState.QUEUED, 0)
+    assert row.reason == "The artifact store cannot be reached. It is tried again after 10 s."
+
+
+@pytest.mark.parametrize(
+    ("cause", "attempt", "words"),
+    [
+        (psycopg.OperationalError, 0, "The registry could not be reached."),
+        (psycopg.errors.QueryCanceled, 1, "The registry broke off the work (QueryCanceled)."),
+    ],
+)
+def test_a_database_that_is_away_gives_the_run_back(
+    rows: Rows, sessions: Sessions, run: uuid.UUID, as_process: str, monkeypatch: pytest.MonkeyPatch,
+    cause: type[psycopg.Error], attempt: int, words: str,
+) -> None:  # fmt: skip
+    def away(*_: object) -> None:
+        raise OperationalError("select", {}, cause("told in words"))
+
+    monkeypatch.setattr("services.trainer.train_process._read_order", away)
+    assert ended(as_process, run, claimed(sessions, run).fence) == train_process.EXIT_RECORDED
+    row = rows.get(Run, run)
+    assert (row.state, row.attempt) == (RunState.QUEUED, attempt)
+    assert row.reason.startswith(words)
+
+
+def test_a_training_that_is_done_waits_for_the_registry(
+    rows: Rows, sessions: Sessions, store: ArtifactStore, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, tries = leases.finish, [1, 1, 1]
+
+    def away(*arguments: Any) -> Any:
+        if tries:
+            tries.pop()
+            raise OperationalError("select", {}, psycopg.OperationalError("the connection is closed"))
+        return finish(*arguments)
+
+    monkeypatch.setattr(leases, "finish", away)
+    monkeypatch.setattr(faults, "LOOK_S", 0.01)
+    train_process.train_run(sessions, store, claimed(sessions, run))
+    assert (rows.get(Run, run).state, len(rows.all(ModelVersion)), tries) == (RunState.SUCCEEDED, 1, [])
 
 
 def test_a_zombie_leaves_the_row_alone(rows: Rows, sessions: Sessions, run: uuid.UUID, as_process: str) -> None:
@@ -272,11 +312,12 @@ class Training(threading.Thread):
 
     def __init__(self, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID) -> None:
         super().__init__(name="supervisor", daemon=True)
+        self.stopping = threading.Event()
         self._arguments = (sessions, settings, run)
         self.start()
 
     def run(self) -> None:
-        supervise.train(*self._arguments)
+        supervise.train(*self._arguments, stopping=self.stopping)
 
     def over(self) -> bool:
         return not self.is_alive()
@@ -289,10 +330,10 @@ def epochs(rows: Rows, run: uuid.UUID, fence: int) -> int:
 def test_supervised_to_success_and_a_repeated_nudge(
     rows: Rows, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID
 ) -> None:
-    supervise.train(sessions, short(settings), run)
+    supervise.train(sessions, short(settings), run, stopping=threading.Event())
     row = rows.get(Run, run)
     assert (row.state, row.attempt) == (RunState.SUCCEEDED, 1)
-    supervise.train(sessions, short(settings), run)
+    supervise.train(sessions, short(settings), run, stopping=threading.Event())
     assert rows.get(Run, run).attempt == 1
     assert len(rows.all(ModelVersion)) == 1
 
@@ -309,6 +350,32 @@ def test_cancelling_stops_a_training(
     assert (row.state, row.reason, rows.all(ModelVersion)) == (RunState.CANCELLED, "Cancelled on request.", [])
     assert row.finished_at is not None
     assert rows.nudges() == [(TaskName.ADVANCE_CYCLE, row.cycle_id)]
+
+
+@pytest.mark.parametrize("how", ["the worker alone", "the whole group"])
+def test_a_worker_that_is_asked_to_stop_hands_its_run_over(
+    rows: Rows, sessions: Sessions, settings: TrainerSettings, pipeline: uuid.UUID, run: uuid.UUID, how: str
+) -> None:
+    rows.retune(pipeline, epochs=1000, patience=1000)
+    for fence in range(1, 4):
+        training = Training(sessions, short(settings, max_attempts=1), run)
+        until(lambda fence=fence: epochs(rows, run, fence) > 1, "it trains")
+        (child,) = (of for of in psutil.Process().children() if "services.trainer.train_process" in of.cmdline())
+        if how == "the worker alone":
+            training.stopping.set()
+        else:
+            child.terminate()
+        until(training.over, "it stops")
+        child.wait(90)
+        row = rows.get(Run, run)
+        assert (row.state, row.attempt, row.lease_until) == (RunState.QUEUED, 0, None)
+        assert row.reason == "Its worker was asked to stop; another one takes it up."
+        assert rows.nudges() == [(TaskName.TRAIN, run)] * fence
+    stopped = threading.Event()
+    stopped.set()
+    supervise.train(sessions, short(settings), run, stopping=stopped)
+    assert rows.get(Run, run).fence == 3, "nor does it take another"
+    assert rows.all(ModelVersion) == []
 
 
 def test_a_run_cancelled_while_its_model_is_stored_has_no_version(
@@ -337,7 +404,7 @@ def test_the_worker_records_a_cancellation_that_its_process_met_first(
 
     monkeypatch.setattr(subprocess, "Popen", ended)
     monkeypatch.setattr(supervise, "LOOK_S", 60.0)
-    supervise.train(sessions, short(settings), run)
+    supervise.train(sessions, short(settings), run, stopping=threading.Event())
     assert rows.get(Run, run).state == RunState.CANCELLED
 
 
@@ -345,10 +412,10 @@ def test_a_training_process_that_crashes_gives_its_run_back(
     rows: Rows, sessions: Sessions, settings: TrainerSettings, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "nonsense")  # read by the child alone
-    supervise.train(sessions, short(settings), run)
+    supervise.train(sessions, short(settings), run, stopping=threading.Event())
     row = rows.get(Run, run)
     assert (row.state, row.attempt) == (RunState.QUEUED, 1)
-    assert row.reason == "The training process ended with status 1; see the trainer worker's log."
+    assert row.reason.startswith("The training process ended with status 1; see the trainer worker's log.")
 
 
 WORKER = '''

@@ -2,13 +2,17 @@
 
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import col
 
 from services.validator.config import ValidatorSettings
 from services.validator.validate import validate
 from shared.contracts.tasks import TaskName
+from shared.errors import Unavailable
 from shared.jobs import lease as leases
 from shared.jobs.work import VALIDATION
 from shared.registry.session import Sessions
@@ -184,6 +188,37 @@ def test_a_lost_dataset_fails_the_validation_for_good(world: World, settings: Va
     assert row.reason.startswith("No verdict could be reached: ")
     assert nudges(world) == [(TaskName.ADVANCE_CYCLE, cycle)]
     assert world.get(ModelVersion, candidate.id).state == VersionState.CANDIDATE
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempt", "words"),
+    [
+        (Unavailable("cannot read the artifact store"), 0, "cannot read the artifact store. It is tried again after"),
+        (OperationalError("select", {}, psycopg.OperationalError("lost")), 0, "The registry could not be reached."),
+        (PoolTimeout("no connection was free"), 0, "The registry could not be reached."),
+        (OperationalError("select", {}, psycopg.errors.QueryCanceled("slow")), 1, "The registry broke off the work"),
+    ],
+    ids=["store away", "registry away", "no connection", "query too long"],
+)
+def test_only_an_outage_uses_up_no_attempt(
+    world: World,
+    settings: ValidatorSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    attempt: int,
+    words: str,
+) -> None:
+    row = world.validation(world.version())
+
+    def away(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("services.validator.validate.read_held_out", away)
+    validate(world.sessions, world.store, settings, row)
+    after: Validation = world.get(Validation, row)
+    assert (after.state, after.attempt) == (ValidationState.QUEUED, attempt)
+    assert after.reason is not None
+    assert after.reason.startswith(words)
 
 
 def test_a_repeated_nudge_does_nothing(world: World, settings: ValidatorSettings) -> None:

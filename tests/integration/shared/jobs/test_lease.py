@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import func
 from sqlalchemy.exc import OperationalError
 
 from shared.contracts.tasks import TaskName
 from shared.errors import IllegalMove, LeaseLost
+from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
 from shared.jobs.work import ALL_WORK, RUN, VALIDATION, WorkKind
@@ -80,7 +82,8 @@ def test_an_expired_lease_goes_to_another_and_the_first_can_no_longer_write(
         session.add(version_of(row))
     with pytest.raises(LeaseLost):
         leases.fail(sessions, first, "a zombie's reason")
-    leases.give_back(sessions, first, "a zombie's reason")
+    leases.give_back(sessions, first, "a zombie's reason", counts=True)
+    assert not leases.hand_over(sessions, first, "a zombie's reason", patience_s=0)
     after = rows.get(Run, run)
     assert (after.state, after.fence, after.reason, after.progress) == (RunState.RUNNING, 2, None, {})
     assert rows.all(ModelVersion) == []
@@ -140,13 +143,85 @@ def test_attempts_are_counted_and_end(rows: Rows, sessions: Sessions, pipeline: 
         lease = claimed(sessions, run)
         assert (lease.attempt, lease.fence) == (attempt, attempt)
         if attempt % 2:
-            leases.give_back(sessions, lease, "The store is away.")
-            after = rows.get(Run, run)
-            assert (after.state, after.lease_until, after.reason) == (RunState.QUEUED, None, "The store is away.")
-            assert after.nudged_at is not None, "the sweeper counts from here, so that the next attempt is not at once"
-        else:
-            expire(rows, run)
+            leases.give_back(sessions, lease, "It crashed.", counts=True)
+            assert (rows.get(Run, run).state, rows.get(Run, run).attempt) == (RunState.QUEUED, attempt)
+        expire(rows, run)
     assert claim(sessions, run) is None
+
+
+@pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
+def test_an_outage_uses_up_no_attempt_but_waits_ever_longer(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, kind: WorkKind
+) -> None:
+    row: uuid.UUID = getattr(rows, kind.name)(pipeline)
+    waits: list[float] = []
+    for fence in range(1, 4 * ATTEMPTS):
+        lease = claimed(sessions, row, kind)
+        assert (lease.attempt, lease.fence) == (1, fence)
+        leases.give_back(sessions, lease, "The store is away.", counts=False)
+        after = rows.get(kind.table, row)
+        assert (after.state, after.attempt) == (kind.queued, 0)
+        waits.append(leases.wait_s(fence))
+        assert after.reason == f"The store is away. It is tried again after {waits[-1]:.0f} s."
+        assert after.lease_until > database_now(sessions), "it waits"
+        assert claim(sessions, row, kind) is None, "whoever nudges"
+        rows.set(kind.table, row, lease_until=func.now() - timedelta(seconds=1))
+    assert waits[:6] == [10, 20, 40, 80, 160, 300]
+    assert set(waits[5:]) == {300}
+
+
+def database_now(sessions: Sessions) -> datetime:
+    with sessions.begin() as session:
+        return session.execute(func.now().select()).scalar_one()
+
+
+def test_a_worker_that_stops_hands_its_row_over_at_once(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline)
+    for fence in range(1, 2 * ATTEMPTS):
+        lease = claimed(sessions, run)
+        assert (lease.attempt, lease.fence) == (1, fence)
+        assert leases.hand_over(sessions, lease, "It stops.", patience_s=0)
+        after = rows.get(Run, run)
+        assert (after.state, after.attempt, after.reason) == (RunState.QUEUED, 0, "It stops.")
+        assert rows.nudges() == [(TaskName.TRAIN, run)] * fence
+
+
+class Away:
+    """Sessions of a database that comes back after so many tries."""
+
+    def __init__(self, sessions: Sessions, tries: int, fault: Exception) -> None:
+        self.sessions, self.left, self.fault = sessions, tries, fault
+
+    def begin(self) -> Any:
+        if self.left:
+            self.left -= 1
+            raise self.fault
+        return self.sessions.begin()
+
+
+def lost(cause: type[psycopg.Error]) -> OperationalError:
+    return OperationalError("update runs", {}, cause("told in words"))
+
+
+def test_what_happened_is_told_once_the_database_is_back(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "LOOK_S", 0.01)
+    run = rows.run(pipeline)
+    lease = claimed(sessions, run)
+    away: Any = Away(sessions, 3, lost(psycopg.OperationalError))
+    leases.give_back(away, lease, "The store is away.", counts=False)
+    assert (rows.get(Run, run).state, away.left) == (RunState.QUEUED, 0)
+
+    expire(rows, run)
+    lease = claimed(sessions, run)
+    away = Away(sessions, 3, lost(psycopg.errors.AdminShutdown))
+    with pytest.raises(OperationalError):
+        leases.hand_over(away, lease, "It stops.", patience_s=0)
+    assert (rows.get(Run, run).state, away.left) == (RunState.RUNNING, 2)
+    away = Away(sessions, 1, lost(psycopg.errors.QueryCanceled))
+    with pytest.raises(OperationalError):
+        leases.give_back(away, lease, "The store is away.", counts=False)
 
 
 def test_heartbeats_keep_a_lease_beyond_its_length(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:

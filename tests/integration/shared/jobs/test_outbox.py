@@ -100,6 +100,15 @@ def test_a_queue_that_goes_away_in_the_middle(sessions: Sessions) -> None:
     assert sent == ids
 
 
+def test_an_unknown_task_hinders_no_other(rows: Rows, sessions: Sessions) -> None:
+    for _ in range(3):
+        rows.add(OutboxMessage(task="trainer.of_another_release", row_id=uuid.uuid4()))
+    ids = write(sessions, 2)
+    sent: list[uuid.UUID] = []
+    counts = [outbox.dispatch(sessions, lambda _, row, __: sent.append(row), batch=2) for _ in range(3)]
+    assert (counts, sent, waiting(sessions)) == ([0, 1, 1], ids, 0)
+
+
 def test_no_work_no_nudge(sessions: Sessions) -> None:
     with sessions() as session:
         outbox.enqueue(session, TaskName.TRAIN, uuid.uuid4())

@@ -63,6 +63,34 @@ def test_work_that_kills_its_workers_fails_for_good(
     assert swept(sessions) == 0
 
 
+@pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
+def test_what_an_outage_gave_back_is_nudged_when_its_wait_is_over(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, kind: WorkKind
+) -> None:
+    row: uuid.UUID = getattr(rows, kind.name)(pipeline)
+    for _ in range(2 * ATTEMPTS):
+        rows.forget_nudges()
+        lease = leases.claim(sessions, kind, row, lease_s=60, max_attempts=ATTEMPTS)
+        assert lease is not None
+        leases.give_back(sessions, lease, "The store is away.", counts=False)
+        rows.set(kind.table, row, nudged_at=PAST)
+        assert (swept(sessions), rows.nudges()) == (0, []), "its wait is not over"
+        rows.set(kind.table, row, lease_until=func.now() - timedelta(seconds=1))
+        assert swept(sessions) == 1
+        assert rows.nudges() == [(kind.task, row)]
+        assert swept(sessions) == 0
+
+
+def test_after_an_outage_of_the_database_no_lease_expires_at_once(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID
+) -> None:
+    run, waits = expired(rows, RUN, pipeline, ATTEMPTS), rows.run(pipeline)
+    with sessions.begin() as session:
+        assert sweep(session, max_attempts=ATTEMPTS, renudge_after_s=RENUDGE_S, expire=False) == 1
+    assert rows.get(Run, run).state == RunState.RUNNING
+    assert rows.nudges() == [(TaskName.TRAIN, waits)]
+
+
 def test_a_living_worker_is_left_alone(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
     run = rows.run(pipeline)
     leases.claim(sessions, RUN, run, lease_s=600, max_attempts=ATTEMPTS)
@@ -71,17 +99,16 @@ def test_a_living_worker_is_left_alone(rows: Rows, sessions: Sessions, pipeline:
     assert (rows.get(Run, run).state, rows.nudges()) == (RunState.RUNNING, [])
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["given back", "expired"])
-def test_what_was_cancelled_is_not_tried_again(
-    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, waits: bool
-) -> None:
+@pytest.mark.parametrize("how", ["waits", "given back", "expired"])
+def test_what_was_cancelled_is_not_tried_again(rows: Rows, sessions: Sessions, pipeline: uuid.UUID, how: str) -> None:
     cycle = rows.cycle(pipeline)
     run = expired(rows, RUN, pipeline, 1, cycle_id=cycle, cancel_requested=True)
-    if waits:
-        rows.set(Run, run, state=RunState.QUEUED, lease_until=None, nudged_at=PAST)
+    if how != "expired":
+        until = None if how == "waits" else func.now() + timedelta(minutes=5)
+        rows.set(Run, run, state=RunState.QUEUED, lease_until=until, nudged_at=RECENT)
     assert swept(sessions) == 1
     after = rows.get(Run, run)
-    assert after.state == RunState.CANCELLED
+    assert (after.state, after.lease_until) == (RunState.CANCELLED, None)
     assert after.reason.startswith("Cancelled on request")
     assert after.finished_at is not None
     assert rows.nudges() == [(TaskName.ADVANCE_CYCLE, cycle)]
