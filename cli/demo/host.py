@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cli import ending
 from cli.addresses import Addresses, of_stack
 from cli.demo.errors import DemoFailed
 from cli.stack import home as homes
+
+RELEVO = (sys.executable, "-m", "cli.main")
 
 
 @contextlib.contextmanager
@@ -22,23 +25,34 @@ def stack(home: Path, port_base: int, *, keep: bool) -> Iterator[Addresses]:
         DemoFailed: it does not start; `relevo up` has said why.
     """
     _stop_on_termination()
-    if homes.holder(homes.locate(home)) is not None:
+    place = homes.locate(home)
+    if homes.holder(place) is not None:
         yield of_stack(home)
         return
+    # One that does not come up has stopped what it started; what runs then is somebody else's.
+    if _relevo("up", "--detach", "--home", str(home), "--port-base", str(port_base)) != 0:
+        raise DemoFailed("The stack did not start, so there is nothing to replay the flights against.")
+    ours = homes.holder(place)
+    kept = False
     try:
-        if _relevo("up", "--detach", "--home", str(home), "--port-base", str(port_base)) != 0:
-            raise DemoFailed("The stack did not start, so there is nothing to replay the flights against.")
         yield of_stack(home)
-    except BaseException:
-        _relevo("down", "--home", str(home))
-        raise
-    if not keep:
-        _relevo("down", "--home", str(home))
+        kept = keep
+    finally:
+        if not kept and homes.holder(place) in (ours, None):  # None: it died, and may have left something
+            _relevo("down", "--home", str(home))
 
 
 def _relevo(*words: str) -> int:
-    """Run the command as its own program: its progress goes to the terminal, its output not into the demo's."""
-    return subprocess.run([sys.executable, "-m", "cli.main", *words], stdout=subprocess.DEVNULL, check=False).returncode
+    """Run the command as its own program: its progress goes to the terminal, its output not into the demo's.
+
+    Ctrl-C does not reach it in its own session. It is told by a signal, and waited for: `up` stops what it has started.
+    """
+    program = subprocess.Popen([*RELEVO, *words], stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return program.wait()
+    except BaseException:
+        ending.end(program)
+        raise
 
 
 def _stop_on_termination() -> None:

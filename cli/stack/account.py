@@ -17,6 +17,7 @@ from cli.stack.errors import StackError
 
 NAMESPACE_UID = 1000
 FALLBACK_USER = "nobody"
+TRIED_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def for_engine(folder: Path, program: Path) -> Account:
     """Choose the account that can run `program` on data under `folder` (which exists).
 
     Raises:
-        StackError: root may not use user namespaces here, and `nobody` cannot reach the folder or the program.
+        StackError: root may not use user namespaces here, and `nobody` cannot reach the folder or the program; or the
+            program does not end when it is tried.
     """
     if os.geteuid() != 0:
         return SAME_USER
@@ -48,7 +50,7 @@ def fallback(folder: Path, program: Path) -> Account:
     """The account of `nobody`, checked by trying it. Others may from now on pass through `folder`, but not list it.
 
     Raises:
-        StackError: it cannot reach the folder or the program.
+        StackError: it cannot reach the folder or the program, or the program does not end when it is tried.
     """
     user = pwd.getpwnam(FALLBACK_USER)
     folder.chmod(folder.stat().st_mode | 0o011)
@@ -67,11 +69,22 @@ def fallback(folder: Path, program: Path) -> Account:
 
 
 def runs(account: Account, program: str | os.PathLike[str], *arguments: str | os.PathLike[str]) -> bool:
-    """Whether the program runs, and succeeds, under the account."""
-    result = subprocess.run(
-        leash.command([program, *arguments], options=account.options),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30, check=False, cwd="/",
-    )  # fmt: skip
+    """Whether the program runs, and succeeds, under the account.
+
+    Raises:
+        StackError: it does not end.
+    """
+    try:
+        result = subprocess.run(
+            leash.command([program, *arguments], options=account.options), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=TRIED_WITHIN_S, check=False, cwd="/",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        raise StackError(
+            f"{os.fspath(program)} did not end within {late.timeout:.0f} s: this machine is overloaded, or the disk with "
+            f"that program does not answer. See what keeps it busy and start again, or set DATABASE_URL to a server of "
+            f"your own."
+        ) from None
     return result.returncode == 0
 
 

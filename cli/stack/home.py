@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any, TypedDict
 
 from cli.stack.errors import StackError
 
+LOOK_S = 0.01
+"""Between two attempts at a lock that others only look at."""
 LEAST_FREE_BYTES = 512 * 2**20
 """What a start needs on the disk: a fresh registry with its write-ahead log takes about 150 MB, artifacts and logs come on top."""
 
@@ -158,12 +161,12 @@ def locked(home: Home) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(home, error) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise already_runs(home) from None
+        while not _take(handle, fcntl.LOCK_EX):
+            # Who only looks, as `holder` does, shares the lock for a moment; who holds the home shares it with nobody.
+            if not _take(handle, fcntl.LOCK_SH):
+                raise already_runs(home)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            time.sleep(LOOK_S)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -189,13 +192,23 @@ def holder(home: Home) -> int | None:
     except OSError as error:
         raise _unwritable(home, error) from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        if _take(handle, fcntl.LOCK_SH):
+            return None
         text = os.pread(handle, 32, 0).decode().strip()
         return int(text) if text.isdigit() else None
     finally:
         os.close(handle)
-    return None
+
+
+def _take(handle: int, kind: int) -> bool:
+    """Take the lock at once; whether it could be had."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def load_secrets(home: Home) -> Secrets:

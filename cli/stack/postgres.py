@@ -22,6 +22,7 @@ from cli.stack.account import Account, own
 from cli.stack.errors import StackError, cure_for
 
 MAJOR = "18"
+SET_UP_WITHIN_S = 300.0
 NAME = "relevo"
 """Of the role and of the database."""
 STOP_SIGNAL = signal.SIGINT
@@ -184,13 +185,21 @@ def _run(program: str, *arguments: str, account: Account, text: str = "") -> Non
     """Run one of the wheel's programs to its end.
 
     Raises:
-        StackError: it failed; with what it said last.
+        StackError: it failed, with what it said last; or it does not end.
     """
     words = leash.command([programs() / program, *arguments], options=account.options)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    result = subprocess.run(
-        words, input=text, capture_output=True, text=True, errors="replace", timeout=300, check=False, env=environment
-    )
+    try:
+        result = subprocess.run(
+            words, input=text, capture_output=True, text=True, errors="replace", timeout=SET_UP_WITHIN_S, check=False,
+            env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        raise StackError(
+            f"PostgreSQL could not be set up: {program} did not end within {late.timeout:.0f} s, most likely because the "
+            f"disk is very slow or does not answer. Start again, choose a folder on another disk with --home, or set "
+            f"DATABASE_URL to a server of your own."
+        ) from None
     if result.returncode != 0:
         said = (result.stderr + result.stdout).strip()
         advice = cure_for(said) or "Choose another folder with --home, or set DATABASE_URL to a server of your own."

@@ -1,9 +1,11 @@
 """The home folder: private, checked before use, and files that are replaced as a whole."""
 
+import fcntl
 import json
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,27 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     assert homes.holder(home) is None
     with homes.locked(home):
         pass
+
+
+def test_who_only_looks_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    with homes.locked(home):
+        pass
+    looks = os.open(home.lock, os.O_RDONLY)
+    fcntl.flock(looks, fcntl.LOCK_SH)  # as `holder` does, for a moment that ends while the other waits
+    waits: list[float] = []
+
+    def look_ends(seconds: float) -> None:
+        waits.append(seconds)
+        fcntl.flock(looks, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", look_ends)
+    try:
+        with homes.locked(home):
+            assert homes.holder(home) == os.getpid()
+    finally:
+        os.close(looks)
+    assert len(waits) == 1
 
 
 def test_there_is_no_stack_until_one_is_up(tmp_path: Path) -> None:
