@@ -17,7 +17,7 @@ from sqlalchemy import delete, func
 from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the pool's: no connection was free in time
 from sqlmodel import col
 
-from services.trainer import repository, schedule
+from services.trainer import cycle_repository, repository, schedule
 from services.trainer.config import TrainerSettings, trainer_settings
 from services.trainer.metrics import OPEN_CYCLES
 from shared.contracts.tasks import OUTBOX_CHANNEL, TaskName
@@ -80,9 +80,9 @@ def housekeeping_loop(sessions: Sessions, settings: TrainerSettings, stop: threa
 def _sweep(sessions: Sessions, settings: TrainerSettings, *, expire: bool) -> None:
     with sessions.begin() as session:
         sweep(session, max_attempts=settings.max_attempts, renudge_after_s=settings.renudge_after_s, expire=expire)
-        repository.nudge_stalled_cycles(session, renudge_after_s=settings.renudge_after_s)
+        cycle_repository.nudge_stalled_cycles(session, renudge_after_s=settings.renudge_after_s)
         OUTBOX_PENDING.set(outbox.pending(session))
-        OPEN_CYCLES.set(repository.open_cycles(session))
+        OPEN_CYCLES.set(cycle_repository.open_cycles(session))
 
 
 def _nudge_monitoring(sessions: Sessions) -> None:

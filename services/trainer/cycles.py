@@ -6,7 +6,7 @@ from datetime import datetime
 import structlog
 from sqlmodel import Session
 
-from services.trainer import repository
+from services.trainer import cycle_repository, repository
 from services.trainer.cycle_steps import End, RequestDataset, RequestValidation, StartRun, Step, Wait, next_step
 from services.trainer.metrics import CYCLES
 from services.trainer.peers import Peers, Refused
@@ -74,10 +74,10 @@ def advance(sessions: Sessions, peers: Peers, cycle_id: uuid.UUID) -> None:
     """
     for _ in range(MOST_STEPS):
         with sessions.begin() as session:
-            cycle = repository.lock_cycle(session, cycle_id)
+            cycle = cycle_repository.lock_cycle(session, cycle_id)
             if cycle is None:
                 return
-            step = next_step(repository.facts_of(session, cycle))
+            step = next_step(cycle_repository.facts_of(session, cycle))
             cycle.advanced_at = repository.database_now(session)
             if isinstance(step, Wait):
                 return
@@ -98,7 +98,7 @@ def cancel(session: Session, cycle: Cycle) -> None:
         Conflict: it has ended already, or its candidate is with the validator, which releases by itself.
     """
     state = CycleState(cycle.state)
-    if state not in repository.OPEN_CYCLES:
+    if state not in cycle_repository.OPEN_CYCLES:
         raise Conflict(f"The cycle is {state} already; only one at work can be cancelled.")
     if state is CycleState.VALIDATING:
         raise Conflict("The candidate is being judged and may be released any moment; roll the release back instead.")
@@ -112,6 +112,8 @@ def _take(session: Session, peers: Peers, cycle: Cycle, step: Step) -> None:
     match step:
         case RequestDataset():
             cycle.dataset_id = peers.request_dataset(pipeline.name, cycle.id, cycle.as_of)
+            # Another spec may have been applied since the cycle began: it goes on with the one that its dataset is built by.
+            cycle.spec_version = session.get_one(Dataset, cycle.dataset_id).spec_version
             _move(cycle, CycleState.DATASET)
         case StartRun():
             assert cycle.dataset_id is not None

@@ -7,7 +7,7 @@ from cronsim import CronSim
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
-from services.trainer import repository
+from services.trainer import cycle_repository, repository, schedule_repository
 from services.trainer.cycles import start_cycle
 from services.trainer.metrics import SLOTS
 from shared.registry.session import Sessions
@@ -52,23 +52,23 @@ def tick(sessions: Sessions) -> int:
 
 def _tick_pipeline(session: Session, name: str) -> int:
     pipeline = repository.pipeline_named(session, name)
-    if not repository.lock_schedule(session, pipeline.id):
+    if not schedule_repository.lock_schedule(session, pipeline.id):
         return 0  # another scheduler is at it
     spec = repository.spec_row(session, pipeline)
-    schedule = repository.schedule_of(session, pipeline.id)
+    schedule = schedule_repository.schedule_of(session, pipeline.id)
     cron = schedule.cron if schedule and schedule.cron else spec.spec.get("schedule")
     if cron is None or (schedule is not None and schedule.paused):
         return 0
     now = repository.database_now(session)
-    set_at = max(spec.created_at, schedule.changed_at) if schedule else spec.created_at
-    last = repository.last_slot(session, pipeline.id)
+    set_at = schedule_repository.set_at(session, spec, schedule)
+    last = schedule_repository.last_slot(session, pipeline.id)
     slot = due_slot(cron, after=max(set_at, last) if last else set_at, now=now)
-    if slot is None or repository.has_open_cycle(session, pipeline.id):
+    if slot is None or cycle_repository.has_open_cycle(session, pipeline.id):
         return 0
-    if not repository.take_slot(session, pipeline.id, slot):
+    if not schedule_repository.take_slot(session, pipeline.id, slot):
         return 0
     cycle = start_cycle(session, pipeline, as_of=slot, trigger="schedule", requested_by="schedule", slot=slot)
-    repository.note_slot_cycle(session, pipeline.id, slot, cycle.id)
+    schedule_repository.note_slot_cycle(session, pipeline.id, slot, cycle.id)
     SLOTS.inc()
     log.info("schedule started a cycle", pipeline=name, slot=slot.isoformat(), cycle=str(cycle.id))
     return 1

@@ -67,6 +67,7 @@ class CycleView(BaseModel):
     as_of: datetime
     slot: datetime | None
     spec_version: int
+    """That of its dataset, once it has one."""
     dataset: int | None
     """Number of its dataset."""
     run_id: uuid.UUID | None

@@ -79,9 +79,8 @@ class Rows:
     def dataset(self, pipeline_id: uuid.UUID, **values: Any) -> uuid.UUID:
         """A dataset that waits to be built, or what `values` say."""
         self._numbers += 1
-        row = Dataset(
-            id=new_id(), pipeline_id=pipeline_id, number=self._numbers, spec_version=1, **{"as_of": AS_OF, **values}
-        )
+        facts = {"as_of": AS_OF, "spec_version": 1}
+        row = Dataset(id=new_id(), pipeline_id=pipeline_id, number=self._numbers, **{**facts, **values})
         self.add(row)
         return row.id
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from fastapi import Request, Response
 
-from services.trainer import cycles, repository
+from services.trainer import cycle_repository, cycles, listing_repository, repository
 from services.trainer.routes.names import CycleId, PipelineName
 from services.trainer.schemas import CycleCreate, CycleView
 from shared.contracts.scopes import Scope
@@ -41,26 +41,26 @@ def start(
 @router.get("", dependencies=[requires(Scope.READ)])
 def list_all(p: PipelineName, session: SessionDep, page: IdPage) -> Page[CycleView]:
     """Cycles, newest first."""
-    rows = repository.cycles_page(session, repository.pipeline_named(session, p).id, page)
+    rows = listing_repository.cycles_page(session, repository.pipeline_named(session, p).id, page)
     return page_of(rows, page, cursor=lambda row: row.id, show=_view(session, p, rows))
 
 
 @router.get("/{id}", dependencies=[requires(Scope.READ)])
 def one(p: PipelineName, id: CycleId, session: SessionDep) -> CycleView:  # noqa: A002 - the name in the path
     """One cycle."""
-    row = repository.cycle_of(session, repository.pipeline_named(session, p).id, id)
+    row = cycle_repository.cycle_of(session, repository.pipeline_named(session, p).id, id)
     return _view(session, p, [row])(row)
 
 
 @router.post("/{id}/cancel", dependencies=[requires(Scope.TRAIN)])
 def cancel(p: PipelineName, id: CycleId, session: SessionDep) -> CycleView:  # noqa: A002
     """Stop a cycle that is at work; its training stops at the next heartbeat."""
-    row = repository.cycle_of(session, repository.pipeline_named(session, p).id, id, lock=True)
+    row = cycle_repository.cycle_of(session, repository.pipeline_named(session, p).id, id, lock=True)
     cycles.cancel(session, row)
     session.flush()
     return _view(session, p, [row])(row)
 
 
 def _view(session: SessionDep, pipeline: str, rows: Sequence[Cycle]) -> Callable[[Cycle], CycleView]:
-    numbers: dict[uuid.UUID, tuple[int | None, int | None]] = repository.numbers_of(session, rows)
+    numbers: dict[uuid.UUID, tuple[int | None, int | None]] = listing_repository.numbers_of(session, rows)
     return lambda row: CycleView.of(row, pipeline, numbers[row.id])

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from services.trainer import repository
+from services.trainer import listing_repository, repository
 from services.trainer.routes.names import PipelineName, RunId
 from services.trainer.runs import cancel_run, queue_run
 from services.trainer.schemas import RunCreate, RunView, RunWithHistory
@@ -61,7 +61,7 @@ def start(
 @router.get("", dependencies=[requires(Scope.READ)])
 def list_all(p: PipelineName, session: SessionDep, page: IdPage) -> Page[RunView]:
     """Runs, newest first, without their epochs."""
-    rows = repository.runs_page(session, repository.pipeline_named(session, p).id, page)
+    rows = listing_repository.runs_page(session, repository.pipeline_named(session, p).id, page)
     return page_of(rows, page, cursor=lambda row: row.id, show=_view(session, p, rows))
 
 
@@ -110,10 +110,10 @@ def cancel(p: PipelineName, id: RunId, session: SessionDep) -> RunWithHistory:  
 
 
 def _view(session: SessionDep, pipeline: str, rows: Sequence[Run]) -> Callable[[Run], RunView]:
-    numbers: dict[uuid.UUID, tuple[int | None, int | None]] = repository.numbers_of(session, rows)
+    numbers: dict[uuid.UUID, tuple[int | None, int | None]] = listing_repository.numbers_of(session, rows)
     return lambda row: RunView.of(row, pipeline, numbers[row.id])
 
 
 def _whole(session: SessionDep, pipeline: str, row: Run) -> RunWithHistory:
-    numbers = repository.numbers_of(session, [row])
+    numbers = listing_repository.numbers_of(session, [row])
     return RunWithHistory.of(row, pipeline, numbers[row.id]).with_epochs(repository.progress_of(session, row))

@@ -23,6 +23,8 @@ class Neighbours:
         """Services that do not answer."""
         self.refusal: str | None = None
         """What both say to everything."""
+        self.spec_version = 1
+        """By which the data service builds."""
         self.asked: Counter[str] = Counter()
         """How often each Idempotency-Key came."""
         self._given: dict[str, uuid.UUID] = {}
@@ -47,7 +49,7 @@ class Neighbours:
             cycle = uuid.UUID(body["cycle"])
             if service == "data":
                 assert request.url.path == "/v1/pipelines/trips/datasets"
-                self._given[key] = self.rows.dataset(self.pipeline, cycle_id=cycle)
+                self._given[key] = self.rows.dataset(self.pipeline, cycle_id=cycle, spec_version=self.spec_version)
             else:
                 assert request.url.path == "/v1/pipelines/trips/validations"
                 self._given[key] = self.rows.validation(

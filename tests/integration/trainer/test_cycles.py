@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import event, text
 
+from services.trainer.cycle_repository import nudge_stalled_cycles
 from services.trainer.cycles import advance, cancel
-from services.trainer.repository import nudge_stalled_cycles
 from shared.config import psycopg_url
 from shared.contracts.tasks import TaskName
 from shared.errors import Conflict
 from shared.registry.session import Sessions, make_sessions, open_engine
 from shared.registry.states import CycleState, DatasetState, Decision, ReleaseState, RunState, ValidationState
-from shared.registry.tables import Cycle, Dataset, Run, Validation
+from shared.registry.tables import Cycle, Dataset, Run, SpecVersion, Validation
 from tests.integration.trainer.neighbours import Neighbours
 from tests.support.rows import Rows
 
@@ -68,6 +68,7 @@ def test_the_whole_way_to_a_release(cycle: Driver) -> None:
     cycle.advance(CycleState.DATASET)
     (dataset,) = rows.all(Dataset)
     assert (cycle.row.dataset_id, dataset.cycle_id) == (dataset.id, cycle.id)
+    assert cycle.row.spec_version == dataset.spec_version == 1
 
     near.build(cycle.id, DatasetState.BUILDING)
     cycle.advance(CycleState.DATASET)
@@ -107,6 +108,43 @@ def test_held_until_somebody_decides(
         cycle.advance(CycleState.HELD)
     cycle.near.judge(cycle.id, unclear, decision, release=release)
     cycle.advance(end)
+
+
+def nudged(cycle: Driver) -> bool:
+    """Whether the sweeper nudges the cycle, that nobody has looked at for long."""
+    cycle.rows.set(Cycle, cycle.id, advanced_at=None, nudged_at=None)
+    with cycle.sessions.begin() as session:
+        return nudge_stalled_cycles(session, renudge_after_s=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("decision", "release", "end"),
+    [(PROMOTE, ReleaseState.DONE, CycleState.RELEASED), (Decision.REJECT, None, CycleState.REJECTED)],
+)
+def test_a_held_verdict_that_another_one_supersedes(
+    cycle: Driver, decision: Decision, release: ReleaseState | None, end: CycleState
+) -> None:
+    cycle.to_validating()
+    cycle.near.judge(cycle.id, ValidationState.INCONCLUSIVE, Decision.HOLD, sentence="Unclear.")
+    cycle.advance(CycleState.HELD)
+    assert not nudged(cycle), "it waits for a person"
+
+    rows, version = cycle.rows, cycle.row.version_id
+    assert version is not None
+    facts = {"sentence": "Judged anew.", "release_state": release}
+    rows.validation(cycle.near.pipeline, version, state=ValidationState.FAILED)
+    rows.validation(cycle.near.pipeline, version, state=PASSED, sentence="Beside another baseline.")
+    assert not nudged(cycle), "these decide nothing"
+    newest = rows.validation(
+        cycle.near.pipeline, version, **facts, state=ValidationState.INCONCLUSIVE, decision=Decision.HOLD
+    )
+    assert not nudged(cycle), "another verdict, held as well"
+    cycle.advance(CycleState.HELD)
+
+    rows.set(Validation, newest, decision=decision)
+    assert nudged(cycle)
+    assert cycle.advance(end).reason == "Judged anew."
+    assert not nudged(cycle)
 
 
 def test_significantly_worse(cycle: Driver) -> None:
@@ -207,6 +245,18 @@ def test_two_workers_take_each_step_once(cycle: Driver) -> None:
     assert set(cycle.near.asked.values()) == {1}
 
 
+def test_a_cycle_goes_on_with_the_spec_that_its_dataset_is_built_by(cycle: Driver) -> None:
+    with cycle.sessions.begin() as session:
+        first = session.get_one(SpecVersion, (cycle.near.pipeline, 1))
+        session.add(SpecVersion(pipeline_id=first.pipeline_id, number=2, digest=first.digest, spec=first.spec))
+    cycle.near.spec_version = 2  # applied since the cycle began
+    cycle.advance(CycleState.DATASET)
+    assert (cycle.row.spec_version, cycle.rows.all(Dataset)[0].spec_version) == (2, 2)
+    cycle.near.build(cycle.id)
+    cycle.advance(CycleState.TRAINING)
+    assert cycle.rows.all(Run)[0].spec_version == 2
+
+
 def test_an_unknown_cycle_is_no_fault(sessions: Sessions, neighbours: Neighbours) -> None:
     advance(sessions, neighbours.peers, uuid.uuid4())
 
@@ -261,7 +311,7 @@ def test_stalled_cycles_of_every_open_state_are_nudged(rows: Rows, sessions: Ses
     ids = {state: rows.cycle(pipeline, state=state) for state in CycleState}
     with sessions.begin() as session:
         nudge_stalled_cycles(session, renudge_after_s=60)
-    wanted = ("queued", "dataset", "training", "validating", "held")
+    wanted = ("queued", "dataset", "training", "validating")
     assert {row for _, row in rows.nudges()} == {ids[CycleState(state)] for state in wanted}
     with sessions.begin() as session:
         assert nudge_stalled_cycles(session, renudge_after_s=60) == 0

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.exc import OperationalError
 
-from services.trainer import repository, schedule
+from services.trainer import cycle_repository, repository, schedule, schedule_repository
 from services.trainer.schedule import tick
 from shared.contracts.tasks import TaskName
 from shared.registry.session import Sessions
 from shared.registry.states import CycleState
-from shared.registry.tables import Cycle, ScheduleSlot, SpecVersion
+from shared.registry.tables import Cycle, Pipeline, Schedule, ScheduleSlot, SpecVersion
 from tests.support.rows import Rows
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=3)
@@ -24,7 +24,9 @@ MINUTELY = "* * * * *"
 
 def set_schedule(rows: Rows, pipeline: uuid.UUID, **values: Any) -> None:
     with rows.sessions.begin() as session:
-        repository.set_schedule(session, pipeline, **{"cron": None, "paused": False, "changed_by": "ana", **values})
+        schedule_repository.set_schedule(
+            session, pipeline, **{"cron": None, "paused": False, "changed_by": "ana", **values}
+        )
 
 
 def end_all(rows: Rows) -> None:
@@ -65,6 +67,42 @@ def test_nothing_is_due_before_a_schedule_was_set(rows: Rows, sessions: Sessions
     assert tick(sessions) == 0, "last night's slot is from before the schedule"
 
 
+def apply(rows: Rows, pipeline: uuid.UUID, **changes: Any) -> None:
+    """A new spec version, applied just now."""
+    with rows.sessions.begin() as session:
+        owner = session.get_one(Pipeline, pipeline)
+        spec = session.get_one(SpecVersion, (pipeline, owner.spec_version)).spec
+        owner.spec_version += 1
+        session.add(
+            SpecVersion(pipeline_id=pipeline, number=owner.spec_version, digest="n" * 64, spec={**spec, **changes})
+        )
+
+
+def test_a_schedule_that_stays_the_same_keeps_its_due_slot(rows: Rows, sessions: Sessions) -> None:
+    pipeline = rows.pipeline(name="of-the-spec", schedule="0 3 * * *", created_at=LONG_AGO)
+    apply(rows, pipeline, description="another one")
+    apply(rows, pipeline, owner="somebody else")
+    set_schedule(rows, pipeline)
+    assert (tick(sessions), rows.all(Schedule)) == (1, [])
+
+    own = rows.pipeline(name="put-by-hand", created_at=LONG_AGO)
+    set_schedule(rows, own, cron="0 4 * * *")
+    with sessions.begin() as session:
+        session.execute(update(Schedule).values(changed_at=LONG_AGO))
+    apply(rows, own, schedule="0 5 * * *")
+    set_schedule(rows, own, cron="0 4 * * *", changed_by="ben")
+    assert [(row.changed_at, row.changed_by) for row in rows.all(Schedule)] == [(LONG_AGO, "ana")]
+    assert tick(sessions) == 1
+
+
+def test_another_schedule_drops_what_was_due(rows: Rows, sessions: Sessions) -> None:
+    pipeline = rows.pipeline(schedule="0 3 * * *", created_at=LONG_AGO)
+    apply(rows, pipeline, schedule="0 4 * * *")
+    assert tick(sessions) == 0
+    apply(rows, pipeline, schedule="0 3 * * *")
+    assert tick(sessions) == 0, "it was another in between"
+
+
 def test_a_pause_is_not_caught_up(rows: Rows, sessions: Sessions) -> None:
     pipeline = rows.pipeline(schedule="0 3 * * *", created_at=LONG_AGO)
     set_schedule(rows, pipeline, paused=True)
@@ -73,7 +111,7 @@ def test_a_pause_is_not_caught_up(rows: Rows, sessions: Sessions) -> None:
     assert tick(sessions) == 0
 
 
-@pytest.mark.parametrize("state", repository.OPEN_CYCLES)
+@pytest.mark.parametrize("state", cycle_repository.OPEN_CYCLES)
 def test_a_cycle_at_work_defers_the_slot(rows: Rows, sessions: Sessions, state: CycleState) -> None:
     pipeline = rows.pipeline(schedule="0 3 * * *", created_at=LONG_AGO)
     rows.cycle(pipeline, state=CycleState.HELD)  # waits for a person, and hinders nothing
@@ -135,17 +173,17 @@ def test_the_slots_key_holds_where_the_lock_does_not(
     rows: Rows, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = rows.pipeline(schedule="0 3 * * *", created_at=LONG_AGO)
-    monkeypatch.setattr(repository, "lock_schedule", lambda *_: True)
-    monkeypatch.setattr(repository, "has_open_cycle", lambda *_: False)
+    monkeypatch.setattr(schedule_repository, "lock_schedule", lambda *_: True)
+    monkeypatch.setattr(cycle_repository, "has_open_cycle", lambda *_: False)
     ready = threading.Barrier(4)
-    last_slot = repository.last_slot
+    last_slot = schedule_repository.last_slot
 
     def look_together(*arguments: Any) -> Any:
         found = last_slot(*arguments)
         ready.wait(60)  # all have looked before anyone writes
         return found
 
-    monkeypatch.setattr(repository, "last_slot", look_together)
+    monkeypatch.setattr(schedule_repository, "last_slot", look_together)
     with ThreadPoolExecutor(4) as pool:
         started = [future.result() for future in [pool.submit(tick, sessions) for _ in range(4)]]
     assert sorted(started) == [0, 0, 0, 1]
