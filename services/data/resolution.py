@@ -13,6 +13,9 @@ from sqlmodel import Session, col
 from shared.registry.session import Sessions
 from shared.registry.tables import ResolutionWatermark
 
+ANALYZE_ROWS = 10_000
+"""So many new rows are counted at once: the first build reads them before PostgreSQL would by itself."""
+
 
 def resolve_labels(sessions: Sessions, pipeline_id: uuid.UUID, *, labels: int, predictions: int, query_s: int) -> None:
     """Resolve the pipeline's labels up to these watermarks: the highest sequences of rows that are final.
@@ -28,7 +31,9 @@ def resolve_labels(sessions: Sessions, pipeline_id: uuid.UUID, *, labels: int, p
             return
         wanted = {"labels": max(labels, done.label_seq), "predictions": max(predictions, done.prediction_seq)}
         old = {"old_labels": done.label_seq, "old_predictions": done.prediction_seq}
-        session.execute(_RESOLVE, {"pipeline": pipeline_id, **old, **wanted})
+        resolved = session.scalar(_RESOLVE, {"pipeline": pipeline_id, **old, **wanted})
+        if resolved >= ANALYZE_ROWS:
+            session.execute(text("analyze resolved_labels"))
         done.label_seq, done.prediction_seq = wanted["labels"], wanted["predictions"]
 
 
@@ -40,18 +45,22 @@ def _locked_watermark(session: Session, pipeline_id: uuid.UUID) -> ResolutionWat
 
 # New labels with all of the log, and earlier labels with what is new in the log.
 _RESOLVE = text("""
-    insert into resolved_labels (label_seq, prediction_seq, pipeline_id, key)
-    select label_seq, prediction_seq, :pipeline, key
-    from (
-        select l.seq as label_seq, r.seq as prediction_seq, r.keys[l.row_index + 1] as key
-        from labels l join prediction_requests r on r.request_id = l.request_id and r.pipeline_id = l.pipeline_id
-        where l.pipeline_id = :pipeline and l.request_id is not null and l.seq > :old_labels and l.seq <= :labels
-          and r.seq <= :predictions
-        union all
-        select l.seq, r.seq, r.keys[l.row_index + 1]
-        from prediction_requests r join labels l on l.request_id = r.request_id and l.pipeline_id = r.pipeline_id
-        where r.pipeline_id = :pipeline and r.seq > :old_predictions and r.seq <= :predictions
-          and l.seq <= :old_labels
-    ) as found
-    where key is not null
+    with resolved as (
+        insert into resolved_labels (label_seq, prediction_seq, pipeline_id, key)
+        select label_seq, prediction_seq, :pipeline, key
+        from (
+            select l.seq as label_seq, r.seq as prediction_seq, r.keys[l.row_index + 1] as key
+            from labels l join prediction_requests r on r.request_id = l.request_id and r.pipeline_id = l.pipeline_id
+            where l.pipeline_id = :pipeline and l.request_id is not null and l.seq > :old_labels and l.seq <= :labels
+              and r.seq <= :predictions
+            union all
+            select l.seq, r.seq, r.keys[l.row_index + 1]
+            from prediction_requests r join labels l on l.request_id = r.request_id and l.pipeline_id = r.pipeline_id
+            where r.pipeline_id = :pipeline and r.seq > :old_predictions and r.seq <= :predictions
+              and l.seq <= :old_labels
+        ) as found
+        where key is not null
+        returning 1
+    )
+    select count(*) from resolved
 """)

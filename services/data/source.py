@@ -147,6 +147,8 @@ class _Reader:
         """Set up the transaction for long reads."""
         self.connection.execute("select set_config('statement_timeout', %s, true)", [f"{query_s * 1000}"])
         self.connection.execute("set local work_mem = '128MB'")
+        # As for what is cached, which the newest rows are: else reading all labels looks cheaper than finding a few by index.
+        self.connection.execute("set local seq_page_cost = 0.1; set local random_page_cost = 0.1")
 
     def find_keys(self) -> None:
         """Keep the keys of the window until the transaction ends, counted, so that their labels are found the shortest way."""
@@ -225,7 +227,6 @@ _EVENTS_OF_WINDOW = """
 """
 # The request's own span repeats what holds for its rows: that is what the index has.
 _PREDICTIONS_OF_WINDOW = """
-    from predictions
     where pipeline_id = %(pipeline)s and seq <= %(predictions)s and not pinned and available_at <= %(as_of)s
       and event_time >= %(start)s and event_time < %(end)s
       and request_last >= %(start)s and request_first < %(end)s
@@ -238,12 +239,25 @@ _PREDICTIONS = sql.SQL(f"""
     select key, {_MICROSECONDS}{{features}}
     from (
         select distinct on (key collate "C") key, event_time, instance
-        {_PREDICTIONS_OF_WINDOW}
+        from predictions {_PREDICTIONS_OF_WINDOW}
         order by key collate "C", available_at, request_id, row_index
     ) as earliest
 """)  # noqa: S608
 
-_KEYS = sql.SQL(f"insert into window_keys select key {_EVENTS_OF_WINDOW} union select key {_PREDICTIONS_OF_WINDOW}")
+# As the view has them, without unpacking what was asked.
+_KEYS = sql.SQL(f"""
+    insert into window_keys
+    select key {_EVENTS_OF_WINDOW}
+    union
+    select key
+    from (
+        select r.pipeline_id, r.seq, r.pinned, u.key, u.event_time, u.available_at,
+               first_moment(r.event_times) as request_first, last_moment(r.event_times) as request_last
+        from prediction_requests r
+        cross join lateral unnest(r.keys, r.event_times, r.available_ats) as u(key, event_time, available_at)
+    ) as predictions
+    {_PREDICTIONS_OF_WINDOW}
+""")  # noqa: S608
 
 # A label may name a prediction instead of a key: the log knows which example that was, pinned predictions included.
 _LABELS = sql.SQL(f"""

@@ -13,12 +13,18 @@ from tests.unit.data.samples import SPEC
 
 
 def log_predictions(
-    sessions: Sessions, pipeline_id: uuid.UUID, instances: list[dict[str, Any]], at: datetime, *, pinned: bool = False
+    sessions: Sessions,
+    pipeline_id: uuid.UUID,
+    instances: list[dict[str, Any]],
+    at: datetime,
+    *,
+    pinned: bool = False,
+    request_id: uuid.UUID | None = None,
 ) -> uuid.UUID:
     """Log one request that was answered at `at`; its id."""
     reader = InstanceReader(parse(SPEC))
     rows = [reader.read(instance, received_at=at) for instance in instances]
-    request_id = new_id(at)
+    request_id = request_id or new_id(at)
     with sessions.begin() as session:
         lock_for_ingest(session)
         session.add(

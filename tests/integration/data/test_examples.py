@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from shared.ids import new_id
 from shared.prediction_ids import PredictionIds
 from tests.conftest import PREDICTION_SECRET
 from tests.integration.data.conftest import Service
@@ -73,6 +74,40 @@ def test_feedback_on_a_pinned_prediction_is_truth_about_its_example(month: Servi
     prediction_id = PredictionIds(PREDICTION_SECRET).make("trips", pinned, 0)
     month.labels([{"prediction_id": prediction_id, "label": 1, "time": iso(28), "available_at": iso(28)}])
     assert split(month)["t0800"]["label"] == 1.0
+
+
+def test_feedback_on_a_prediction_of_another_time_is_truth_about_its_key(month: Service) -> None:
+    """The example lies in the window; the prediction that the feedback names was asked for a time far outside of it."""
+    month.events([event(800, TEST_DAY)])
+    moved = log_predictions(month.sessions, month.pipeline_id(), [event(801, 1), event(800, 1)], at(1))
+    prediction_id = PredictionIds(PREDICTION_SECRET).make("trips", moved, 1)
+    month.labels([{"prediction_id": prediction_id, "label": 1, "time": iso(28), "available_at": iso(28)}])
+    assert split(month)["t0800"]["label"] == 1.0
+
+
+def test_a_request_whose_rows_lie_far_apart_is_found_by_each(month: Service) -> None:
+    rows = [event(800, 1), event(801, TEST_DAY, distance=1), event(802, 200)]
+    log_predictions(month.sessions, month.pipeline_id(), rows, at(300))
+    words = [{"key": f"t080{number}", "label": 1, "time": iso(28), "available_at": iso(28)} for number in range(3)]
+    month.labels(words)
+    assert {key for key in split(month) if key.startswith("t08")} == {"t0801"}
+
+
+def test_feedback_that_came_before_its_prediction_was_logged_counts_from_then_on(month: Service) -> None:
+    pipeline, ids = month.pipeline_id(), PredictionIds(PREDICTION_SECRET)
+    month.events([event(800 + number, TEST_DAY) for number in range(2)])
+    early, late = new_id(at(TEST_DAY)), new_id(at(TEST_DAY))
+    for request in (early, late):
+        word = {"label": 1, "time": iso(28), "available_at": iso(28)}
+        month.labels([{"prediction_id": ids.make("trips", request, 0), **word}])
+    found = []
+    for number, request in enumerate((early, late)):
+        log_predictions(month.sessions, pipeline, [event(800 + number, TEST_DAY)], at(TEST_DAY), request_id=request)
+        found.append({key for key in split(month) if key.startswith("t08")})
+    assert found == [{"t0800"}, {"t0800", "t0801"}]
+    # What was not known then is not known to a rebuild.
+    for dataset in (1, 2):
+        assert month.post(f"/pipelines/trips/datasets/{dataset}/verify", None)["same"]
 
 
 def test_cuts_at_as_of(month: Service) -> None:
