@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from services.trainer.config import TrainerSettings, trainer_settings
 from services.trainer.routes import cycles, runs, schedule, versions
+from services.trainer.routes.streams import Streams
 from shared.messaging import ping_postgres, ping_redis
 from shared.registry.session import make_sessions, open_engine
 from shared.web.app import make_app
@@ -28,7 +29,7 @@ def create_app(settings: TrainerSettings | None = None) -> FastAPI:
         yield
         engine.dispose()
 
-    return make_app(
+    app = make_app(
         service="trainer",
         title="Relevo trainer",
         description=DESCRIPTION,
@@ -40,3 +41,5 @@ def create_app(settings: TrainerSettings | None = None) -> FastAPI:
         helpful_checks={"redis": partial(ping_redis, settings.redis_url.get_secret_value())},
         lifespan=lifespan,
     )
+    app.state.streams = Streams(settings.max_streams)
+    return app

@@ -19,6 +19,8 @@ class TrainerSettings(CommonSettings):
     """Time between two nudges that bring the monitoring of live models up to date."""
     peer_timeout_s: float = Field(default=30, gt=0, validation_alias="TRAINER_PEER_TIMEOUT_S")
     """How long the data service or the validator may take to answer."""
+    max_streams: int = Field(default=50, ge=1, validation_alias="TRAINER_MAX_STREAMS")
+    """Most runs that clients may follow at a time (`/runs/{id}/events`) in one process; more are answered 503."""
 
 
 @lru_cache

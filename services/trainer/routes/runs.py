@@ -5,24 +5,30 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import structlog
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.trainer import listing_repository, repository
 from services.trainer.routes.names import PipelineName, RunId
+from services.trainer.routes.streams import Streams
 from services.trainer.runs import cancel_run, queue_run
 from services.trainer.schemas import RunCreate, RunView, RunWithHistory
 from shared.contracts.scopes import Scope
-from shared.errors import Conflict
+from shared.errors import Conflict, RelevoError
+from shared.keyring import KeyRing
 from shared.registry.session import Sessions
 from shared.registry.states import RunState, is_terminal
 from shared.registry.tables import Run
-from shared.web.auth import GuardedRouter, requires
+from shared.web.auth import GuardedRouter, authenticate, requires
 from shared.web.deps import SessionDep
 from shared.web.idempotency import IdempotencyKey, once
 from shared.web.pagination import IdPage, Page, page_of
 
 router = GuardedRouter(prefix="/v1/pipelines/{p}/runs", tags=["runs"])
+
+log = structlog.get_logger(__name__)
 
 LOOK_S = 1.0
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {
@@ -75,8 +81,13 @@ def one(p: PipelineName, id: RunId, session: SessionDep) -> RunWithHistory:  # n
     "/{id}/events", dependencies=[requires(Scope.READ)], response_class=StreamingResponse, responses=EVENT_STREAM
 )
 async def events(p: PipelineName, id: RunId, request: Request) -> StreamingResponse:  # noqa: A002
-    """Follow a run: server-sent events `progress` with the run as JSON whenever it changed, until it ends."""
+    """Follow a run: server-sent events `progress` with the run as JSON whenever it changed, until it ends.
+
+    The stream also ends when the key is revoked, or cannot be checked: ask again. 503 when too many are followed at once.
+    """
     sessions: Sessions = request.app.state.sessions
+    keys: KeyRing = request.app.state.keys
+    streams: Streams = request.app.state.streams
 
     def look() -> RunWithHistory:
         with sessions.begin() as session:
@@ -93,9 +104,15 @@ async def events(p: PipelineName, id: RunId, request: Request) -> StreamingRespo
             if is_terminal(RunState(run.state)):
                 return
             await asyncio.sleep(LOOK_S)
-            run = await asyncio.to_thread(look)
+            try:
+                if not authenticate(request.scope["headers"], keys, Scope.READ).allows_pipeline(p):
+                    return
+                run = await asyncio.to_thread(look)
+            except (RelevoError, SQLAlchemyError) as error:
+                log.info("a stream ends early", run=str(id), reason=getattr(error, "detail", type(error).__name__))
+                return
 
-    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return streams.respond(stream())
 
 
 @router.post("/{id}/cancel", dependencies=[requires(Scope.TRAIN)])

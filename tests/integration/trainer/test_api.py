@@ -1,6 +1,7 @@
 """The trainer's endpoints over a real registry: what they give, and what they refuse with which words."""
 
 import asyncio
+import contextlib
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from sqlalchemy import text
 
+from services.trainer.routes.streams import Streams
 from shared.contracts.tasks import TaskName
 from shared.registry.states import CycleState, DatasetState, RunState
 from shared.registry.tables import Cycle, Pipeline, Run, RunProgress
-from tests.integration.trainer.conftest import OTHER_KEY, READER_KEY, as_key
+from tests.integration.trainer.conftest import ADMIN_KEY, OTHER_KEY, READER_KEY, as_key
 from tests.support.rows import AS_OF, Rows
+from tests.support.waiting import DEADLINE_S, until
 
 BASE = "/v1/pipelines/trips"
 
@@ -138,6 +142,53 @@ async def test_follow_a_run_to_its_end(client: httpx.AsyncClient, rows: Rows, pi
     await following
     assert (shown[-1]["state"], shown[-1]["reason"]) == ("failed", "The loss became NaN.")
     assert [item["state"] for item in shown] in (["running", "failed"], ["failed"])
+
+
+def streams(client: httpx.AsyncClient) -> Streams:
+    transport: Any = client._transport
+    found: Streams = transport.app.state.streams
+    return found
+
+
+async def follow(client: httpx.AsyncClient, run: uuid.UUID, key: str = READER_KEY) -> "asyncio.Task[httpx.Response]":
+    """A stream that is open now."""
+    before = streams(client).open
+    task = asyncio.create_task(client.get(f"{BASE}/runs/{run}/events", headers=as_key(key), timeout=DEADLINE_S))
+    await asyncio.to_thread(until, lambda: streams(client).open > before, "the stream is open")
+    return task
+
+
+async def test_a_stream_ends_with_its_key(client: httpx.AsyncClient, rows: Rows, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline, state=RunState.RUNNING)
+    following, other = await follow(client, run), await follow(client, run, ADMIN_KEY)
+    with rows.sessions.begin() as session:
+        revoke = text("update api_keys set revoked_at = now() where id = :id")
+        session.execute(revoke, {"id": READER_KEY.split("_")[1]})
+    async with asyncio.timeout(DEADLINE_S):
+        answer = await following
+    assert (answer.status_code, answer.text.count("event: progress")) == (200, 1)
+    assert not other.done(), "the run goes on, and so does whoever may follow it"
+    rows.set(Run, run, state=RunState.SUCCEEDED)
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await other).text.count("event: progress") == 2
+    assert streams(client).open == 0
+
+
+async def test_streams_are_bounded(client: httpx.AsyncClient, rows: Rows, pipeline: uuid.UUID) -> None:
+    run = rows.run(pipeline, state=RunState.RUNNING)
+    streams(client).limit = 2
+    first, second = await follow(client, run), await follow(client, run)
+    refused = await client.get(f"{BASE}/runs/{run}/events")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    assert "2 runs are followed here already" in refused.json()["detail"]
+    first.cancel()  # its client leaves
+    with contextlib.suppress(asyncio.CancelledError):
+        await first
+    third = await follow(client, run)
+    rows.set(Run, run, state=RunState.SUCCEEDED)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [answer.status_code for answer in await asyncio.gather(second, third)] == [200, 200]
+    assert streams(client).open == 0
 
 
 async def test_versions(client: httpx.AsyncClient, rows: Rows, pipeline: uuid.UUID) -> None:
