@@ -71,6 +71,10 @@ def monitor(
             print_json(found)
         else:
             print_list(iter(found["days"]), DAY_COLUMNS, limit=len(found["days"]) or 1, as_json=False)
+            if not found["up_to_date"]:
+                Console().print(
+                    "Newer predictions or labels are not counted yet; that takes some seconds.", style="dim"
+                )
 
 
 def alerts(

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -169,12 +168,9 @@ def judged_since(session: Session, row: Validation) -> bool:
 
 
 def add_alert(session: Session, alert: Alert, *, deliver: bool) -> None:
-    """Write an alert, once for each validation, and ask for its delivery in the same transaction."""
-    values: dict[str, Any] = alert.model_dump(include={"id", "pipeline_id", "kind", "severity", "message", "detail"})
-    values["validation_id"] = alert.validation_id
-    statement = insert(Alert).values(**values).on_conflict_do_nothing(index_elements=["validation_id"])
-    added = session.execute(statement.returning(col(Alert.id))).one_or_none()
-    if added is not None and deliver:
+    """Write an alert and ask for its delivery, in the transaction that changes the row it is about, and so once for each change."""
+    session.add(alert)
+    if deliver:
         enqueue(session, TaskName.DELIVER_ALERT, alert.id)
 
 

@@ -1,9 +1,10 @@
 """Verdicts: ask for one, look at them, approve or reject what is held."""
 
 import uuid
+from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 
 from services.validator import approval, repository
 from services.validator.request_validation import request_validation
@@ -47,8 +48,11 @@ def one(p: PipelineName, id: uuid.UUID, session: SessionDep) -> VerdictWithRepor
     return _shown(repository.validation_of(session, p, id))
 
 
-@router.post("/{id}/approve", dependencies=[requires(Scope.VALIDATE)], response_model=VerdictWithReport)
-def approve(
+Decide = Callable[..., None]
+"""`approval.approve` or `approval.reject`."""
+
+
+def persons_word(
     *,
     p: PipelineName,
     id: uuid.UUID,  # noqa: A002
@@ -57,34 +61,32 @@ def approve(
     caller: PrincipalDep,
     request: Request,
     key: IdempotencyKey = None,
-) -> Response:
+) -> Callable[[Decide], Response]:
+    """What approving and rejecting ask for alike; takes the decision, once for each idempotency key."""
+
+    def take(decide: Decide) -> Response:
+        def effect() -> tuple[int, VerdictWithReport]:
+            decide(session, p, id, by=caller.name, reason=body.reason)
+            return 200, _shown(repository.validation_of(session, p, id))
+
+        return once(session, request, key, effect)
+
+    return take
+
+
+PersonsWord = Annotated[Callable[[Decide], Response], Depends(persons_word)]
+
+
+@router.post("/{id}/approve", dependencies=[requires(Scope.VALIDATE)], response_model=VerdictWithReport)
+def approve(take: PersonsWord) -> Response:
     """Release a held candidate, if the model it was compared with still serves."""
-
-    def effect() -> tuple[int, VerdictWithReport]:
-        approval.approve(session, p, id, by=caller.name, reason=body.reason)
-        return 200, _shown(repository.validation_of(session, p, id))
-
-    return once(session, request, key, effect)
+    return take(approval.approve)
 
 
 @router.post("/{id}/reject", dependencies=[requires(Scope.VALIDATE)], response_model=VerdictWithReport)
-def reject(
-    *,
-    p: PipelineName,
-    id: uuid.UUID,  # noqa: A002
-    body: Approval,
-    session: SessionDep,
-    caller: PrincipalDep,
-    request: Request,
-    key: IdempotencyKey = None,
-) -> Response:
+def reject(take: PersonsWord) -> Response:
     """Reject a held candidate."""
-
-    def effect() -> tuple[int, VerdictWithReport]:
-        approval.reject(session, p, id, by=caller.name, reason=body.reason)
-        return 200, _shown(repository.validation_of(session, p, id))
-
-    return once(session, request, key, effect)
+    return take(approval.reject)
 
 
 def _shown(numbered: repository.Numbered) -> VerdictWithReport:

@@ -63,7 +63,8 @@ class Alert(SQLModel, table=True):
     """warning or critical."""
     message: str = text_field(default="")
     detail: dict[str, Any] = json_field()
-    validation_id: uuid.UUID | None = Field(default=None, foreign_key="validations.id", unique=True)
+    validation_id: uuid.UUID | None = Field(default=None, foreign_key="validations.id")
+    """Several alerts may be about one: serving can refuse it each time it is approved."""
     webhook_attempts: int = 0
     delivered_at: datetime | None = time_field()
     acknowledged_at: datetime | None = time_field()

@@ -13,8 +13,8 @@ from shared.contracts.tasks import TaskName
 from shared.errors import Conflict, NotFound
 from shared.registry.session import Sessions
 from shared.registry.states import Decision, ReleaseState, VersionState
-from shared.registry.tables import ModelVersion, OutboxMessage, Validation
-from tests.integration.validator.serving import Serving
+from shared.registry.tables import Alert, ModelVersion, OutboxMessage, Validation
+from tests.integration.validator.serving import Serving, problem
 from tests.integration.validator.world import World, spec_document
 
 
@@ -47,6 +47,25 @@ def test_approved_it_is_released(world: World, settings: ValidatorSettings, serv
     release(world.sessions, serving.client, row_id, webhook=False)
     assert world.get(Validation, row_id).release_state == ReleaseState.DONE
     assert world.live().live_version_id == candidate.id  # type: ignore[union-attr]
+
+
+def test_each_refusal_of_an_approved_release_raises_an_alert(
+    world: World, settings: ValidatorSettings, serving: Serving
+) -> None:
+    row_id = held(world, settings, world.version())
+    for attempt in (1, 2):
+        serving.answers = [problem(409, f"Promotions are frozen ({attempt}).")]
+        decide(world, approve, row_id)
+        for _ in range(2):  # a repeated nudge finds nothing to do
+            release(world.sessions, serving.client, row_id, webhook=True)
+        assert world.get(Validation, row_id).decision == Decision.HOLD
+    with world.sessions.begin() as session:
+        alerts = session.scalars(select(Alert).order_by(Alert.id)).all()  # type: ignore[arg-type]
+        to_deliver = select(OutboxMessage.row_id).where(OutboxMessage.task == TaskName.DELIVER_ALERT)  # type: ignore[arg-type]
+        delivered = session.scalars(to_deliver.order_by(OutboxMessage.id)).all()  # type: ignore[arg-type]
+    assert [(alert.kind, alert.validation_id) for alert in alerts] == [("release-refused", row_id)] * 2
+    assert ["frozen (1)" in alerts[0].message, "frozen (2)" in alerts[1].message] == [True, True]
+    assert list(delivered) == [alert.id for alert in alerts]
 
 
 def test_rejected_it_is_not(world: World, settings: ValidatorSettings) -> None:

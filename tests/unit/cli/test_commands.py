@@ -182,3 +182,13 @@ def test_without_a_stack_the_cure_is_named(tmp_path: Path) -> None:
     result = Relevo(tmp_path)("runs", "flights")
     assert result.exit_code == 1
     assert "relevo up --detach" in result.stderr
+
+
+@pytest.mark.parametrize("up_to_date", [True, False])
+def test_monitoring_says_when_newer_rows_are_not_counted_yet(
+    relevo: Relevo, server: Scripted, up_to_date: bool
+) -> None:
+    server.script = [Answer(body={"days": [{"day": "2013-03-01", "predictions": 7}], "up_to_date": up_to_date})]
+    result = relevo("monitor", "flights")
+    assert result.exit_code == 0
+    assert ("not counted yet" in result.stdout) is not up_to_date
