@@ -60,3 +60,14 @@ LOAD_FAILURES = Counter("relevo_serving_model_load_failures", "Versions that cou
 REGISTRY_AGE_SECONDS = Gauge("relevo_serving_registry_age_seconds", "Time since the registry was last read.")
 
 FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])
+
+
+def forget_version(model: str, version: int) -> None:
+    """Drop the series of a version that this replica has let go of: kept, they would grow with every release.
+
+    They are counted under a lease, so nothing of the version is counted after this unless it is loaded again, from 0.
+    """
+    for metric in (PREDICTIONS, SCORE_SUM):
+        for pinned in ("false", "true"):
+            metric.remove(model, str(version), pinned)
+    NOT_FINITE.remove(model, str(version))

@@ -98,9 +98,9 @@ class Predictor:
                 self._is_long(lease.loaded, len(asked.instances)), work.score, asked.instances
             )
             self._append(scored)
-        version, pinned = str(lease.loaded.version.number), "true" if lease.pinned else "false"
-        metrics.PREDICTIONS.labels(pipeline.name, version, pinned).inc(scored.rows)
-        metrics.SCORE_SUM.labels(pipeline.name, version, pinned).inc(scored.score_sum)
+            version, pinned = str(lease.loaded.version.number), "true" if lease.pinned else "false"
+            metrics.PREDICTIONS.labels(pipeline.name, version, pinned).inc(scored.rows)
+            metrics.SCORE_SUM.labels(pipeline.name, version, pinned).inc(scored.score_sum)
         metrics.REQUEST_ROWS.observe(scored.rows)
         metrics.REQUEST_SECONDS.labels(pipeline.name).observe(time.monotonic() - began_s)
         return scored.answer

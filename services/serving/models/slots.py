@@ -186,6 +186,7 @@ class ModelSlots:
                         case Drain(version):
                             group.slots[version].state = SlotState.DRAINING
                         case Unload(version):
+                            metrics.forget_version(pipeline.name, version)
                             if group.slots.pop(version).loaded is not None:
                                 log.info("model version unloaded", model=pipeline.name, version=version)
             if not actions:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import spox.opset.ai.onnx.v21 as op
+from prometheus_client import REGISTRY
 from spox import Tensor, argument
 
 from shared.prediction_ids import PredictionIds
@@ -49,6 +50,27 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     assert rows[0].available_at == datetime(2013, 6, 2, 10, tzinfo=UTC)
     assert rows[1].available_at == rows[1].requested_at
     assert sample("relevo_serving_predictions_total", model="delays", version="1", pinned="false") == before + 3
+
+
+async def test_versions_that_were_let_go_leave_the_metrics(registry: Registry, replica: Replica) -> None:
+    """Each release brings a version: what is neither live nor the one to roll back to is counted no more."""
+    registry.pipeline()
+    for number in range(1, 6):
+        registry.version(tiny_model(number / 8))
+        await replica.promote(number)
+        assert (await replica.predict(flight(number))).status_code == 200
+        assert counted("relevo_serving_predictions_total", number) is not None
+
+    async def gone() -> bool:
+        series = [f"relevo_serving_{name}" for name in ("predictions_total", "predictions_created", "score_sum")]
+        return all(counted(name, number) is None for name in series for number in (1, 2, 3))
+
+    await until(gone, "the series of the first three are gone")
+    assert all(counted("relevo_serving_predictions_total", number) is not None for number in (4, 5))
+
+
+def counted(series: str, version: int) -> float | None:
+    return REGISTRY.get_sample_value(series, {"model": "delays", "version": str(version), "pinned": "false"})
 
 
 async def test_a_key_with_the_predict_scope_is_enough(registry: Registry, replica: Replica) -> None:
