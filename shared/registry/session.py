@@ -1,16 +1,30 @@
 """Engine and sessions. One request or task is one transaction, opened and committed at the edge."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import sessionmaker
 from sqlmodel import Session
+
+from shared.errors import Unavailable
+
+log = structlog.get_logger(__name__)
 
 Sessions = sessionmaker[Session]
 
 INGEST_LOCK = 7_305_420
 """Advisory lock between those who append events, labels and predictions (shared) and those who read a watermark (exclusive)."""
+APPENDER_IDLE_MS = 30_000
+"""PostgreSQL ends an append whose process leaves it alone for so long: nobody else may wait for it for ever."""
+SETTLE_TRY_MS, SETTLE_PAUSE_S = 2_000, 0.5
+"""Who reads a watermark waits in short turns: appends that come meanwhile queue behind it, and pass between two turns."""
+SETTLE_S = 120.0
+"""And so long in all: longer than an append left alone may last, and than one statement of it."""
 
 
 def open_engine(url: str, *, pool_size: int = 5, application: str = "relevo") -> Engine:
@@ -48,16 +62,43 @@ def make_sessions(engine: Engine) -> Sessions:
 
 
 def lock_for_ingest(session: Session) -> None:
-    """Hold the ingest lock shared until the transaction ends. Call before the first insert of events, labels or predictions."""
+    """Hold the ingest lock shared until the transaction ends. Call before the first insert of events, labels or predictions.
+
+    From here on the transaction may not be left alone for longer than `APPENDER_IDLE_MS`.
+    """
+    limit = text("select set_config('idle_in_transaction_session_timeout', :ms, true)")
+    session.execute(limit, {"ms": str(APPENDER_IDLE_MS)})
     session.execute(text("select pg_advisory_xact_lock_shared(:lock)"), {"lock": INGEST_LOCK})
 
 
 @contextmanager
 def ingest_settled(sessions: Sessions) -> Iterator[Session]:
-    """A short transaction in which no append is in flight: the highest sequence it reads is a true watermark."""
-    with sessions.begin() as session:
-        session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": INGEST_LOCK})
+    """A short transaction in which no append is in flight: the highest sequence it reads is a true watermark.
+
+    Raises:
+        Unavailable: an append has not ended for `SETTLE_S`; ask again later.
+    """
+    with sessions() as session, session.begin():
+        _wait_for_appends(session)
         yield session
+
+
+def _wait_for_appends(session: Session) -> None:
+    deadline = time.monotonic() + SETTLE_S
+    session.execute(text("select set_config('lock_timeout', :ms, true)"), {"ms": str(SETTLE_TRY_MS)})
+    while True:
+        try:
+            with session.begin_nested():
+                session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": INGEST_LOCK})
+            session.execute(text("set local lock_timeout to default"))
+            return
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+        if time.monotonic() >= deadline:
+            raise Unavailable("Rows are still being stored that came before; it is tried again when they have been.")
+        log.info("waiting for rows that are being stored")
+        time.sleep(SETTLE_PAUSE_S)
 
 
 def ping(engine: Engine) -> None:

@@ -22,7 +22,8 @@ from shared.ids import new_id
 from shared.jobs.lease import claim
 from shared.jobs.work import DATASET
 from shared.labels import LabelSource, NewLabel, insert_labels
-from shared.registry.session import ingest_settled
+from shared.registry import session as registry_session
+from shared.registry.session import ingest_settled, lock_for_ingest
 from shared.registry.tables import Dataset, OutboxMessage
 from shared.spec import parse
 from tests.integration.data.conftest import Service
@@ -111,6 +112,25 @@ def test_a_dataset_of_now_pins_what_was_committed_even_when_sequences_commit_out
     with month.sessions.begin() as session:
         assert dataset.label_watermark == session.scalar(text("select max(seq) from labels"))
     assert month.post("/pipelines/trips/datasets/1/verify", None)["same"]
+
+
+def test_an_append_that_stalls_delays_a_build_and_costs_it_nothing(
+    month: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_session, "SETTLE_TRY_MS", 100)
+    monkeypatch.setattr(registry_session, "SETTLE_S", 0.5)
+    row_id = uuid.UUID(asked(month)["id"])
+    with month.sessions() as stalled:
+        lock_for_ingest(stalled)
+        month.build(row_id)
+        given_back = month.row(1)
+        assert (given_back.state, given_back.attempt, given_back.event_watermark) == ("queued", 0, None)
+        assert "Rows are still being stored" in (given_back.reason or "")
+    with month.sessions.begin() as session:
+        session.execute(text("update datasets set lease_until = null"))
+    month.build(row_id)
+    done = month.row(1)
+    assert (done.state, done.attempt) == ("ready", 1), done.reason
 
 
 def test_a_retry_reads_what_the_first_attempt_pinned(month: Service, monkeypatch: pytest.MonkeyPatch) -> None:
