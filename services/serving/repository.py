@@ -195,6 +195,12 @@ def changes_query(pipeline: uuid.UUID, at: datetime | None) -> "Select[Deploymen
 # The prediction log
 
 
+_LOG_COLUMNS = pg.SQL(", ").join(map(pg.Identifier, LOG_COLUMNS))
+_INSERT_SHIPPED = pg.SQL("insert into prediction_requests ({0}) select {0} from shipped on conflict do nothing").format(
+    _LOG_COLUMNS
+)
+
+
 class PredictionStore:
     """Stores logged predictions for good, each once however often it is given."""
 
@@ -211,11 +217,13 @@ class PredictionStore:
         self._ensure_partitions(records)
         try:
             with self._sessions.begin() as session:
-                lock_for_ingest(session)
                 driver = session.connection().connection.driver_connection
                 assert driver is not None
                 with driver.cursor() as cursor:
                     _copy(cursor, records)
+                    # Not earlier: no timeout of PostgreSQL ends a COPY whose sender stalls, and builds wait for the lock.
+                    lock_for_ingest(session)
+                    cursor.execute(_INSERT_SHIPPED)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
 
@@ -229,13 +237,12 @@ class PredictionStore:
 
 
 def _copy(cursor: "Cursor[Any]", records: Sequence[PredictionRecord]) -> None:
-    columns = pg.SQL(", ").join(map(pg.Identifier, LOG_COLUMNS))
     cursor.execute(
         pg.SQL(
             "create temporary table if not exists shipped on commit delete rows as select {} from prediction_requests with no data"
-        ).format(columns)
+        ).format(_LOG_COLUMNS)
     )
-    with cursor.copy(pg.SQL("copy shipped ({}) from stdin").format(columns)) as copy:
+    with cursor.copy(pg.SQL("copy shipped ({}) from stdin").format(_LOG_COLUMNS)) as copy:
         for record in records:
             copy.write_row(
                 (
@@ -256,6 +263,3 @@ def _copy(cursor: "Cursor[Any]", records: Sequence[PredictionRecord]) -> None:
                     record.caller_request_id,
                 )
             )
-    cursor.execute(
-        pg.SQL("insert into prediction_requests ({0}) select {0} from shipped on conflict do nothing").format(columns)
-    )
