@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from services.data.config import DataSettings, data_settings
 from services.data.routes import datasets, pipelines, rows
+from services.data.scratch import sweep
 from shared.artifacts import open_store
 from shared.config import CommonSettings, common_settings
 from shared.messaging import ping_redis
@@ -32,6 +33,7 @@ def create_app(settings: CommonSettings | None = None, limits: DataSettings | No
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sweep()
         try:
             yield
         finally:

@@ -1,12 +1,8 @@
 """Building a dataset: pin what may be seen, read it, join it, write it, name it. A rebuild runs the same steps on the same pins."""
 
-import contextlib
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +13,7 @@ from services.data.config import DataSettings
 from services.data.files import WrittenSplit, dataset_schema, write_splits
 from services.data.manifest import Manifest, Split
 from services.data.metrics import DATASET_ROWS
+from services.data.scratch import scratch
 from services.data.source import Cut, read_extracts
 from services.data.split import windows
 from services.data.statistics import split_statistics
@@ -31,9 +28,6 @@ from shared.spec import PipelineSpec, TimestampFeature, VectorFeature, parse
 from shared.spec.types import format_duration
 
 log = structlog.get_logger(__name__)
-
-_SCRATCH = "relevo-dataset-"
-_STALE_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -107,9 +101,8 @@ def run_build(sessions: Sessions, store: ArtifactStore, limits: DataSettings, le
         if dataset is None:
             raise LeaseLost("The dataset was taken by another worker.")
         plan = plan_of(dataset, repository.get_spec(session, dataset.pipeline_id, dataset.spec_version))
-    _remove_stale_scratch()
-    with TemporaryDirectory(prefix=_SCRATCH) as scratch:
-        built = build(sessions, limits, plan, Path(scratch), watch)
+    with scratch() as folder:
+        built = build(sessions, limits, plan, folder, watch)
         watch.step("computing statistics")
         statistics = {name: split_statistics(split.path) for name, split in built.splits.items()}
         watch.step("storing")
@@ -161,14 +154,6 @@ def build(sessions: Sessions, limits: DataSettings, plan: Plan, folder: Path, wa
         splits={name: split.entry for name, split in splits.items()},
     )
     return Built(manifest, splits)
-
-
-def _remove_stale_scratch() -> None:
-    """Remove what builds killed in the middle left behind; a day is far longer than any build takes."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE_S:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _needed(spec: PipelineSpec) -> list[str]:

@@ -2,13 +2,12 @@
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from services.data import repository
 from services.data.build import build, plan_of
 from services.data.config import DataSettings
 from services.data.manifest import read_rows_digests
+from services.data.scratch import scratch
 from shared.artifacts import ArtifactStore
 from shared.errors import Conflict, Unavailable
 from shared.registry.session import Sessions
@@ -48,8 +47,8 @@ def rebuild(sessions: Sessions, store: ArtifactStore, limits: DataSettings, pipe
     if not _one_at_a_time.acquire(blocking=False):
         raise Unavailable("Another dataset is being verified; try again when it is done.")
     try:
-        with TemporaryDirectory(prefix="relevo-rebuild-") as scratch:
-            built = build(sessions, limits, plan, Path(scratch))
+        with scratch() as folder:
+            built = build(sessions, limits, plan, folder)
     finally:
         _one_at_a_time.release()
     rows = {name: entry.rows_sha256 for name, entry in built.manifest.splits.items()}

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from services.data import build, repository
+from services.data import build, repository, scratch
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import Unavailable
@@ -248,17 +248,23 @@ def test_pins_are_written_once_and_only_by_the_holder(month: Service) -> None:
         assert repository.pin_watermarks(session, row_id, lease.fence).event_watermark == first
 
 
-def test_scratch_left_by_killed_builds_is_removed_in_the_end(
+def test_builds_and_rebuilds_leave_no_scratch_and_remove_what_was_left(
     month: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    old, new = tmp_path / "relevo-dataset-old", tmp_path / "relevo-dataset-new"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "events.parquet").write_bytes(b"x")
-    os.utime(old, (0, 0))
+
+    def leave() -> None:
+        left = tmp_path / f"{scratch.PREFIX}left"
+        left.mkdir()
+        (left / "events.parquet").write_bytes(b"x")
+        os.utime(left, (0, 0))
+
+    leave()
     assert month.dataset(as_of=iso(31))["state"] == "ready"
-    assert [folder.name for folder in tmp_path.glob("relevo-*")] == [new.name]
+    assert list(tmp_path.glob("relevo-*")) == []
+    leave()
+    assert month.post("/pipelines/trips/datasets/1/verify", None)["same"]
+    assert list(tmp_path.glob("relevo-*")) == []
 
 
 def test_asking_writes_the_row_its_nudge_and_its_answer_together(month: Service) -> None:
