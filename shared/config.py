@@ -21,7 +21,7 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RELEVO_", extra="ignore", populate_by_name=True)
 
     database_url: SecretStr = Field(validation_alias=_env("DATABASE_URL"))
-    """PostgreSQL 14 or newer: postgresql://user:password@host:port/database."""
+    """PostgreSQL 16 or newer (tested with 18): postgresql://user:password@host:port/database."""
     redis_url: SecretStr = Field(validation_alias=_env("REDIS_URL"))
     """A server that speaks the Redis protocol: redis://:password@host:port/0."""
     artifacts_url: str = "file://.relevo/artifacts"

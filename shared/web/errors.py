@@ -133,6 +133,12 @@ async def _database_away(_: Request, error: Exception) -> Response:
     return problem_of(Unavailable("The registry does not answer at the moment; try again shortly."))
 
 
+async def _database_ended_session(request: Request, error: Exception) -> Response:
+    if not isinstance(getattr(error, "orig", error), psycopg.errors.IdleInTransactionSessionTimeout):
+        raise error
+    return await _database_away(request, error)
+
+
 async def _database_refused_data(_: Request, error: Exception) -> Response:
     log.info("the database refused a value", error=type(getattr(error, "orig", error)).__name__)
     return problem_of(Invalid("A value cannot be stored: it is out of range, or text that PostgreSQL cannot hold."))
@@ -158,6 +164,8 @@ def install(app: FastAPI) -> None:
         sql.InterfaceError: _database_away,
         sql.TimeoutError: _database_away,
         psycopg.OperationalError: _database_away,
+        sql.InternalError: _database_ended_session,
+        psycopg.InternalError: _database_ended_session,
         psycopg.InterfaceError: _database_away,
         sql.DataError: _database_refused_data,
         psycopg.DataError: _database_refused_data,

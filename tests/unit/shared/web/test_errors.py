@@ -32,6 +32,12 @@ def _dbapi(kind: type[sql.DBAPIError], orig: Exception) -> sql.DBAPIError:
         (lambda: _dbapi(sql.InterfaceError, psycopg.InterfaceError("secret")), 503, "unavailable"),
         (lambda: sql.TimeoutError("pool secret"), 503, "unavailable"),
         (lambda: psycopg.OperationalError("host=secret"), 503, "unavailable"),
+        (
+            lambda: _dbapi(sql.InternalError, psycopg.errors.IdleInTransactionSessionTimeout("secret")),
+            503,
+            "unavailable",
+        ),
+        (lambda: _dbapi(sql.InternalError, psycopg.errors.InFailedSqlTransaction("secret")), 500, "internal"),
         (lambda: _dbapi(sql.DataError, psycopg.DataError("secret")), 422, "invalid"),
         (lambda: _dbapi(sql.IntegrityError, psycopg.IntegrityError("secret")), 409, "conflict"),
         (lambda: psycopg.errors.UniqueViolation("secret"), 409, "conflict"),
