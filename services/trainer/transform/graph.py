@@ -190,21 +190,20 @@ def _scaled(value: Var, scaling: Scaling) -> Var:
 
 def _quantiles(values: Var, quantiles: Sequence[Quantiles]) -> Var:
     """float32 [n, k], bounded: in each column the sum of its segments' shares, which saturates at 0 and 1."""
-    segments = [len(column.start) for column in quantiles]
-    owner = np.repeat(np.arange(len(quantiles)), segments)
-    start, slope, rise = (
-        np.concatenate([getattr(column, part) for column in quantiles]) for part in ("start", "slope", "rise")
+    widest = max(len(column.start) for column in quantiles)
+
+    def padded(parts: Sequence[np.ndarray]) -> Var:
+        """[k, widest]; a segment of zeros adds nothing."""
+        return op.const(np.stack([np.pad(part, (0, widest - len(part))) for part in parts]))
+
+    last = op.const(np.array([2], np.int64))
+    passed = op.sub(op.unsqueeze(values, last), padded([column.start for column in quantiles]))
+    shares = op.clip(
+        op.mul(passed, padded([column.slope for column in quantiles])),
+        op.const(np.float32(0)),
+        op.const(np.float32(1)),
     )
-    rows = np.arange(len(owner))
-    repeat, rises = (
-        np.zeros((len(quantiles), len(owner)), np.float32),
-        np.zeros((len(owner), len(quantiles)), np.float32),
-    )
-    repeat[owner, rows], rises[rows, owner] = 1, rise
-    # A product with ones and zeros copies columns exactly, and far faster than Gather does along this axis.
-    passed = op.sub(op.matmul(values, op.const(repeat)), op.const(start))
-    shares = op.clip(op.mul(passed, op.const(slope)), op.const(np.float32(0)), op.const(np.float32(1)))
-    return op.matmul(shares, op.const(rises))
+    return op.reduce_sum(op.mul(shares, padded([column.rise for column in quantiles])), last, keepdims=False)
 
 
 def _minute(name: str, minute: Var) -> NumberColumns:
