@@ -12,6 +12,7 @@ RelevoError
 ├── Malformed           400  not JSON, not UTF-8, not Parquet
 ├── Invalid             422  well-formed, but a field is wrong (carries `errors`: loc and msg)
 ├── Unavailable         503  a dependency is away; try again (Retry-After)
+│   └── StoreFull       503  the artifact store has no room for it
 ├── ArtifactCorrupt     500  stored bytes do not have the digest that names them (never reaches a request)
 ├── ArtifactMissing     500  no artifact under that digest
 └── LeaseLost           500  another worker took the row; stop at once (never reaches a request)
@@ -106,6 +107,10 @@ class Unavailable(RelevoError):
     """A dependency is away; try again shortly."""
 
     status, slug, title, retry_after_s = 503, "unavailable", "Temporarily unavailable", 2
+
+
+class StoreFull(Unavailable):
+    """The artifact store has no room: it may be too full, or the artifact too large."""
 
 
 class ArtifactCorrupt(RelevoError):

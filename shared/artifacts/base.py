@@ -22,7 +22,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class ArtifactStore(Protocol):
     """Content-addressed storage. Methods block on I/O; all are safe to call from many threads and processes at once.
 
-    Any method raises `Invalid` for a text that is no digest, and `Unavailable` when the storage is away or full.
+    Any method raises `Invalid` for a text that is no digest, and `Unavailable` when the storage is away
+    (`StoreFull`: it has no room).
     """
 
     def put_bytes(self, data: bytes) -> Digest:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from shared.artifacts.base import CHUNK_BYTES, Digest, check_digest, sha256_hex
-from shared.errors import ArtifactCorrupt, ArtifactMissing, RelevoError, Unavailable
+from shared.errors import ArtifactCorrupt, ArtifactMissing, RelevoError, StoreFull, Unavailable
 
 # Services may run as different users of one group: all may read, add and remove, nobody may change a file.
 _FOLDER_MODE = 0o2770
@@ -95,7 +95,8 @@ class FolderStore:
 
         Raises:
             ArtifactCorrupt: they do not make the digest `expected`; nothing is kept.
-            Unavailable: the disk is full or cannot be written; nothing is kept.
+            StoreFull: the disk is full; nothing is kept.
+            Unavailable: it cannot be written; nothing is kept.
         """
         temporary = self._root / _INCOMING / uuid4().hex
         try:
@@ -206,7 +207,7 @@ def _storage(doing: str) -> Iterator[None]:
 def _unavailable(doing: str, error: OSError) -> Unavailable:
     # The reason without the path: this sentence may reach a client, the path only the log.
     if error.errno in _FULL:
-        return Unavailable("the disk of the artifact store is full; free some space on it and try again")
+        return StoreFull("the disk of the artifact store is full; free some space on it and try again")
     return Unavailable(f"cannot {doing} the artifact store: {error.strerror or type(error).__name__}")
 
 

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shared.errors import Unavailable
+from shared.errors import StoreFull, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -20,16 +20,18 @@ DATABASE_FAULTS = (OperationalError, InterfaceError, PoolTimeout, psycopg.Operat
 PASSING = (Unavailable, *DATABASE_FAULTS)
 """Faults that another attempt may not meet."""
 LOOK_S = 2.0
-_OUTAGES = ("08", "53", "57P")
-"""SQLSTATE of a lost connection, of a server without room, of one that stops or starts (PostgreSQL, appendix A)."""
+_OUTAGES = ("08", "53300", "57P")
+"""SQLSTATE of a lost connection, of too many connections, of a server that stops or starts (PostgreSQL, appendix A).
+
+The rest of class 53 (no disk, no memory, over `temp_file_limit`) may mean that the work is too large."""
 
 Result = TypeVar("Result")
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a store, a service or the database is away: no fault of the work that met it."""
+    """Whether a store, a service or the database is away: no fault of the work that met it, as a store without room may be."""
     if isinstance(error, Unavailable | PoolTimeout):
-        return True
+        return not isinstance(error, StoreFull)
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(error, DATABASE_FAULTS):
         return False

@@ -17,7 +17,7 @@ from sqlmodel import col
 from services.data import build, repository, scratch
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
-from shared.errors import Unavailable
+from shared.errors import StoreFull, Unavailable
 from shared.ids import new_id
 from shared.jobs.lease import claim
 from shared.jobs.work import DATASET
@@ -166,9 +166,11 @@ def wait_over(month: Service) -> None:
     [
         (psycopg.OperationalError("the connection is closed"), 0, "The registry could not be reached."),
         (psycopg.errors.QueryCanceled("statement timeout"), 1, "The registry broke off the work (QueryCanceled)."),
+        (psycopg.errors.ConfigurationLimitExceeded("temp_file_limit"), 1, "The registry broke off the work"),
+        (StoreFull("the store is full"), 1, "the store is full."),
         (OSError("no space left"), 1, "Interrupted by a passing fault (OSError)."),
     ],
-    ids=["outage", "query too long", "disk"],
+    ids=["outage", "query too long", "too large", "store full", "disk"],
 )
 def test_only_an_outage_uses_up_no_attempt(
     month: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception, attempt: int, words: str

@@ -14,7 +14,7 @@ import pytest
 
 from shared.artifacts.base import sha256_hex
 from shared.artifacts.folder import FolderStore
-from shared.errors import ArtifactCorrupt, Unavailable
+from shared.errors import ArtifactCorrupt, StoreFull, Unavailable
 
 DATA = b"model"
 DIGEST = sha256_hex(DATA)
@@ -82,15 +82,15 @@ def test_what_killed_writers_left_is_removed_after_a_day(store: FolderStore, roo
 
 
 @pytest.mark.parametrize(
-    ("code", "sentence"),
+    ("code", "kind", "sentence"),
     [
-        (errno.ENOSPC, "disk of the artifact store is full; free some space"),
-        (errno.EDQUOT, "disk of the artifact store is full; free some space"),
-        (errno.EIO, "cannot write to the artifact store: Input/output error"),
+        (errno.ENOSPC, StoreFull, "disk of the artifact store is full; free some space"),
+        (errno.EDQUOT, StoreFull, "disk of the artifact store is full; free some space"),
+        (errno.EIO, Unavailable, "cannot write to the artifact store: Input/output error"),
     ],
 )
 def test_a_disk_that_refuses_is_unavailable_and_nothing_is_left(
-    store: FolderStore, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, sentence: str
+    store: FolderStore, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Unavailable], sentence: str
 ) -> None:
     def refuse(_descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -98,6 +98,7 @@ def test_a_disk_that_refuses_is_unavailable_and_nothing_is_left(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(Unavailable, match=sentence) as refused:
         store.put_bytes(DATA)
+    assert type(refused.value) is kind
     assert str(root) not in refused.value.detail
     assert files(root) == []
 
