@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     configure_logging(settings.log_level, settings.log_format, "trainer-process")
     engine = open_engine(settings.sqlalchemy_url, pool_size=2, application="relevo-training")
     sessions = make_sessions(engine)
-    lease = Lease(RUN, run_id, fence, attempt=0, lease_s=settings.lease_s)
+    lease = Lease(RUN, run_id, fence, attempt=0, max_attempts=settings.max_attempts, lease_s=settings.lease_s)
     with log_context(request=request, run=str(run_id)):
         try:
             train_run(sessions, open_store(settings.artifacts_url), lease)

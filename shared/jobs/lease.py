@@ -49,6 +49,7 @@ class Lease:
     row_id: uuid.UUID
     fence: int
     attempt: int
+    max_attempts: int
     lease_s: float
     lost: threading.Event = field(default_factory=threading.Event)
     """Set as soon as a heartbeat finds that the row has another fence or state."""
@@ -96,7 +97,7 @@ def claim(sessions: Sessions, kind: WorkKind, row_id: uuid.UUID, *, lease_s: flo
     )
     with sessions.begin() as session:
         taken = session.execute(statement).one_or_none()
-    return None if taken is None else Lease(kind, row_id, taken.fence, taken.attempt, lease_s)
+    return None if taken is None else Lease(kind, row_id, taken.fence, taken.attempt, max_attempts, lease_s)
 
 
 def extend(sessions: Sessions, lease: Lease, **values: Any) -> bool:
@@ -196,6 +197,8 @@ def fail(sessions: Sessions, lease: Lease, reason: str) -> None:
 def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, patience_s: float = PATIENCE_S) -> None:
     """Queue the row again, to be nudged after a while that doubles with each time it was taken (`wait_s`).
 
+    When that was the last attempt, it waits for nothing but the sweeper, which ends it with `reason`.
+
     Args:
         reason: a sentence for a person; it stands in the row while that waits.
         counts: whether the attempt is used up. An outage that the worker met (`faults.is_outage`) is not the work's fault and
@@ -205,10 +208,11 @@ def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, pa
 
     def put_back() -> None:
         with _held(sessions, lease) as (_, row):
-            seconds = wait_s(row.fence)
+            last = counts and row.attempt >= lease.max_attempts
+            seconds = 0.0 if last else wait_s(row.fence)
             row.state, row.lease_until = lease.kind.queued, func.now() + timedelta(seconds=seconds)
             row.attempt -= 0 if counts else 1
-            row.reason = f"{reason} It is tried again after {seconds:.0f} s."
+            row.reason = reason if last else f"{reason} It is tried again after {seconds:.0f} s."
         log.warning("given back", kind=lease.kind.name, row=str(lease.row_id), reason=reason, counts=counts, s=seconds)
 
     with contextlib.suppress(LeaseLost):

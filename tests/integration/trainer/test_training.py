@@ -168,7 +168,7 @@ def _broken() -> Any:
 
 
 def claimed_by(run: uuid.UUID) -> Lease:
-    return Lease(RUN, run, fence=1, attempt=1, lease_s=60)
+    return Lease(RUN, run, fence=1, attempt=1, max_attempts=5, lease_s=60)
 
 
 def label(value: float | None) -> pa.Table:

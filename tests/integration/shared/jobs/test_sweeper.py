@@ -129,14 +129,25 @@ def test_what_waits_is_nudged_again(
     assert swept(sessions) == 0
 
 
-def test_what_was_given_back_too_often_fails(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
+@pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
+def test_what_was_given_back_too_often_fails_at_the_next_look(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, kind: WorkKind
+) -> None:
     cycle = rows.cycle(pipeline)
-    run = rows.run(pipeline, cycle_id=cycle, attempt=ATTEMPTS, reason="The artifact store is away.")
-    rows.set(Run, run, nudged_at=PAST)
+    row: uuid.UUID = getattr(rows, kind.name)(pipeline, cycle_id=cycle)
+    for attempt in range(1, ATTEMPTS + 1):
+        lease = leases.claim(sessions, kind, row, lease_s=60, max_attempts=ATTEMPTS)
+        assert lease is not None
+        leases.give_back(sessions, lease, "It crashed.", counts=True)
+        assert rows.get(kind.table, row).attempt == attempt
+        if attempt < ATTEMPTS:
+            assert "It is tried again after" in rows.get(kind.table, row).reason
+            rows.set(kind.table, row, lease_until=None)
+    assert leases.claim(sessions, kind, row, lease_s=60, max_attempts=ATTEMPTS) is None
     assert swept(sessions) == 1
-    after = rows.get(Run, run)
-    assert after.state == RunState.FAILED
-    assert after.reason == "Given back 3 times; the last reason: The artifact store is away."
+    after = rows.get(kind.table, row)
+    assert after.state == kind.failed
+    assert after.reason == "Given back 3 times; the last reason: It crashed."
     assert rows.nudges() == [(TaskName.ADVANCE_CYCLE, cycle)]
 
 

@@ -46,7 +46,7 @@ def test_an_ended_run_stays_ended() -> None:
 
 
 def test_a_lost_lease_stops_its_holder() -> None:
-    lease = Lease(RUN, uuid.uuid4(), fence=3, attempt=1, lease_s=1, lost=threading.Event())
+    lease = Lease(RUN, uuid.uuid4(), fence=3, attempt=1, max_attempts=3, lease_s=1, lost=threading.Event())
     lease.check()
     lease.lost.set()
     with pytest.raises(LeaseLost, match=r"run .* \(fence 3\) is lost"):
