@@ -53,6 +53,7 @@ NEWEST_VERDICT = """'promote' is distinct from (
 
 
 def upgrade() -> None:
+    _keep_quarantined_rows_once()
     op.execute(MOMENT.format(name="first_moment", aggregate="min"))
     op.execute(MOMENT.format(name="last_moment", aggregate="max"))
     op.create_index(
@@ -81,7 +82,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["pipeline_id"], ["pipelines.id"]),
         sa.PrimaryKeyConstraint("pipeline_id"),
     )
-    _keep_quarantined_rows_once()
     op.execute(REQUIRE_VERDICT.format(unproven=NEWEST_VERDICT, but=", or a newer one that does not"))
     op.execute("""
         create trigger deployment_history_never_emptied before truncate on deployment_history
@@ -98,18 +98,21 @@ def _keep_quarantined_rows_once() -> None:
             content_digest = encode(sha256(convert_to(reason || chr(31) || payload, 'UTF8')), 'hex'),
             last_received_at = received_at
     """)
+    # One row of each group is known by an aggregate: pairing equal rows with each other would cost their number squared.
     op.execute("""
-        update quarantine q set times = again.times, last_received_at = again.last
-        from (
-            select min(seq) as seq, count(*) as times, max(received_at) as last
-            from quarantine group by pipeline_id, kind, content_digest having count(*) > 1
-        ) as again
-        where q.seq = again.seq
+        create temporary table repeated_rows on commit drop as
+        select min(seq) as seq, count(*) as times, max(received_at) as last, pipeline_id, kind, content_digest
+        from quarantine group by pipeline_id, kind, content_digest having count(*) > 1
     """)
+    op.execute("analyze repeated_rows")
     op.execute("""
-        delete from quarantine q using quarantine first
+        delete from quarantine q using repeated_rows first
         where first.pipeline_id = q.pipeline_id and first.kind = q.kind and first.content_digest = q.content_digest
           and first.seq < q.seq
+    """)
+    op.execute("""
+        update quarantine q set times = first.times, last_received_at = first.last
+        from repeated_rows first where q.seq = first.seq
     """)
     op.alter_column("quarantine", "content_digest", nullable=False)
     op.alter_column("quarantine", "last_received_at", nullable=False, server_default=sa.text("now()"))

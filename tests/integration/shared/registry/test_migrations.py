@@ -105,3 +105,34 @@ def test_rows_that_quarantine_kept_twice_become_one(empty: Engine) -> None:
         assert times.all() == [("1", 4), ("2", 1), ("1", 1), ("3", 1)]
     alembic(empty, "downgrade", "0001")
     migrate(empty)
+
+
+def test_a_row_that_quarantine_kept_very_often_becomes_one(empty: Engine) -> None:
+    """A statement that pairs equal rows would take ten minutes: the engine's connections end it after one."""
+    migrate(empty, "0001")
+    with empty.begin() as connection:
+        for statement in MUCH_QUARANTINED.split(";"):
+            connection.execute(text(statement), {"rows": REPEATS})
+    alembic(empty, "upgrade", "0002")
+    query = """
+        select p.name, q.payload, count(*), sum(q.times), extract(epoch from min(q.received_at))::int,
+               extract(epoch from max(q.last_received_at))::int
+        from quarantine q join pipelines p on p.id = q.pipeline_id
+        where q.payload in ('again', 'once 1') group by p.name, q.payload order by p.name, q.payload
+    """
+    with empty.connect() as connection:
+        assert connection.execute(text(query)).all() == [
+            ("rides", "again", 1, REPEATS, 1, REPEATS), ("rides", "once 1", 1, 1, 1, 1),
+            ("trips", "again", 1, REPEATS, 1, REPEATS), ("trips", "once 1", 1, 1, 1, 1),
+        ]  # fmt: skip
+        assert connection.execute(text("select count(*) from quarantine")).scalar_one() == 2 * (1 + REPEATS)
+
+
+REPEATS = 50_000
+MUCH_QUARANTINED = """
+    insert into pipelines (id, name, spec_version) values (gen_random_uuid(), 'trips', 1), (gen_random_uuid(), 'rides', 1);
+    insert into quarantine (pipeline_id, kind, reason, payload, received_at)
+    select p.id, 'event', 'bad', payload, to_timestamp(number)
+    from generate_series(1, :rows) as g(number)
+    cross join pipelines p cross join lateral (values ('again'), ('once ' || number)) as r(payload)
+"""
