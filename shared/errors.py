@@ -15,7 +15,8 @@ RelevoError
 │   └── StoreFull       503  the artifact store has no room for it
 ├── ArtifactCorrupt     500  stored bytes do not have the digest that names them (never reaches a request)
 ├── ArtifactMissing     500  no artifact under that digest
-└── LeaseLost           500  another worker took the row; stop at once (never reaches a request)
+├── LeaseLost           500  another worker took the row; stop at once (never reaches a request)
+└── WorkerStops         500  this worker was asked to stop; hand the row over (never reaches a request)
 """
 
 from collections.abc import Sequence
@@ -129,3 +130,9 @@ class LeaseLost(RelevoError):
     """Another worker holds the row now; this one must stop without writing."""
 
     slug = "lease-lost"
+
+
+class WorkerStops(RelevoError):
+    """This worker was asked to stop; what it holds is handed to another."""
+
+    slug = "worker-stops"

@@ -103,6 +103,16 @@ def publish(app: Celery, task: TaskName, row_id: uuid.UUID, request: str = "") -
         raise Unavailable("the queue (Redis) cannot be reached; what was asked for is kept and sent later") from error
 
 
+def asked_to_stop() -> threading.Event:
+    """Set as soon as this worker process is asked to stop; work that was claimed with it is then handed over.
+
+    Set by a signal handler on the thread that works: there, look at it, and never wait on it.
+    """
+    asked = threading.Event()
+    signals.worker_shutting_down.connect(lambda **_: asked.set(), weak=False)
+    return asked
+
+
 def ping_redis(url: str) -> None:
     """Raises redis.RedisError when the server does not answer within seconds."""
     with _client(url) as client:

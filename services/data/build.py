@@ -1,6 +1,7 @@
 """Building a dataset: pin what may be seen, read it, join it, write it, name it. A rebuild runs the same steps on the same pins."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Watch:
 
 
 class LeaseWatch(Watch):
-    """Writes each step to the row, and stops when the lease is lost."""
+    """Writes each step to the row, and stops when the lease is lost or the worker is asked to stop."""
 
     def __init__(self, sessions: Sessions, lease: Lease) -> None:
         self._sessions, self._lease, self._began = sessions, lease, time.monotonic()
@@ -93,10 +94,11 @@ def run_build(sessions: Sessions, store: ArtifactStore, limits: DataSettings, le
     Raises:
         Invalid: its windows hold no labelled example; the message says what to do.
         LeaseLost: another worker has the row; nothing was written to it.
+        WorkerStops: this worker was asked to stop; hand the row over.
         Unavailable, OperationalError: a passing fault; give the row back.
     """
     watch = LeaseWatch(sessions, lease)
-    with ingest_settled(sessions) as session:
+    with ingest_settled(sessions, watch.check) as session:
         dataset = repository.pin_watermarks(session, lease.row_id, lease.fence)
         if dataset is None:
             raise LeaseLost("The dataset was taken by another worker.")
@@ -134,7 +136,7 @@ def build(sessions: Sessions, limits: DataSettings, plan: Plan, folder: Path, wa
     batches = engine.labelled_examples(
         extracts, needed=_needed(spec), missing_label=0.0 if spec.label.if_missing == "negative" else None
     )
-    splits = write_splits(batches, spec, plan.cut.windows, folder)
+    splits = write_splits(_watched(batches, watch), spec, plan.cut.windows, folder)
     for name, split in splits.items():
         if not split.entry.file.rows:
             raise Invalid(_empty(spec, name, str(split.entry.window)))
@@ -154,6 +156,12 @@ def build(sessions: Sessions, limits: DataSettings, plan: Plan, folder: Path, wa
         splits={name: split.entry for name, split in splits.items()},
     )
     return Built(manifest, splits)
+
+
+def _watched(batches: Iterable[pa.RecordBatch], watch: Watch) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        watch.check()
+        yield batch
 
 
 def _needed(spec: PipelineSpec) -> list[str]:

@@ -1,5 +1,6 @@
 """The data worker's task: claim a dataset, build it, and end the row one way or another."""
 
+import threading
 import uuid
 
 import structlog
@@ -10,10 +11,11 @@ from services.data.config import DataSettings
 from shared.artifacts import ArtifactStore
 from shared.config import CommonSettings
 from shared.contracts.tasks import TaskName
-from shared.errors import Invalid, LeaseLost
+from shared.errors import Invalid, LeaseLost, WorkerStops
 from shared.jobs import faults
-from shared.jobs.lease import Lease, claim, fail, give_back, heartbeat
+from shared.jobs.lease import Lease, claim, fail, give_back, hand_over, heartbeat
 from shared.jobs.work import DATASET
+from shared.messaging import asked_to_stop
 from shared.observability.metrics import JOBS
 from shared.registry.session import Sessions
 
@@ -27,18 +29,31 @@ def install(
     app: Celery, sessions: Sessions, store: ArtifactStore, settings: CommonSettings, limits: DataSettings
 ) -> None:
     """Register the task with the worker's Celery application."""
+    stopping = asked_to_stop()
 
     @app.task(name=TaskName.BUILD_DATASET.value)
     def build_dataset(row_id: str) -> None:
         """Build the dataset a nudge names, if it is still to be built."""
-        build_row(uuid.UUID(row_id), sessions, store, settings, limits)
+        build_row(uuid.UUID(row_id), sessions, store, settings, limits, stopping=stopping)
 
 
 def build_row(
-    row_id: uuid.UUID, sessions: Sessions, store: ArtifactStore, settings: CommonSettings, limits: DataSettings
+    row_id: uuid.UUID,
+    sessions: Sessions,
+    store: ArtifactStore,
+    settings: CommonSettings,
+    limits: DataSettings,
+    *,
+    stopping: threading.Event | None = None,
 ) -> None:
-    """Claim and build one dataset; a nudge for one that is taken or done does nothing."""
-    lease = claim(sessions, DATASET, row_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+    """Claim and build one dataset; a nudge for one that is taken or done does nothing.
+
+    Args:
+        stopping: as for `claim`.
+    """
+    lease = claim(
+        sessions, DATASET, row_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts, stopping=stopping
+    )
     if lease is None:
         return
     with heartbeat(sessions, lease):
@@ -47,6 +62,9 @@ def build_row(
         except LeaseLost:
             JOBS.labels("dataset", "lease lost").inc()
             log.warning("another worker has the dataset; leaving it", dataset=str(row_id), fence=lease.fence)
+        except WorkerStops:
+            JOBS.labels("dataset", "handed-over").inc()
+            hand_over(sessions, lease)
         except Invalid as error:
             _fail(sessions, lease, error.detail)
         except PASSING as error:
@@ -64,10 +82,7 @@ def build_row(
 
 def _fail(sessions: Sessions, lease: Lease, reason: str) -> None:
     JOBS.labels("dataset", "failed").inc()
-    try:
-        fail(sessions, lease, reason)
-    except LeaseLost:
-        log.warning("the lease ended before the failure could be written", dataset=str(lease.row_id))
+    fail(sessions, lease, reason)
 
 
 def _give_back(sessions: Sessions, lease: Lease, error: Exception) -> None:

@@ -35,8 +35,8 @@ OUTCOMES = {0: "succeeded", EXIT_RECORDED: "recorded"}
 """What the exit status of the process says, when it says that the run's end is in its row."""
 STOP_S = 5.0
 """How long a process that was asked to stop may take before it is killed."""
-HAND_OVER_S = 3.0
-"""How long a worker that was asked to stop waits for the database, to hand its run over."""
+NEWS_S = 2.0
+"""How long after the process the worker itself may learn that both were asked to stop."""
 
 
 def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID, *, stopping: threading.Event) -> None:
@@ -45,26 +45,26 @@ def train(sessions: Sessions, settings: TrainerSettings, run_id: uuid.UUID, *, s
     Args:
         stopping: set when this worker was asked to stop. It then takes no run, and hands the one it has to another worker.
     """
-    if stopping.is_set():
-        return
-    lease = leases.claim(sessions, RUN, run_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+    lease = leases.claim(
+        sessions, RUN, run_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts, stopping=stopping
+    )
     if lease is None:
-        log.info("nothing to do: the run has ended or another worker has it")
+        log.info("nothing to do: the run has ended, another worker has it, or this one stops")
         return
     began = time.monotonic()
     with leases.heartbeat(sessions, lease):
-        outcome = _supervise(sessions, lease, stopping)
+        outcome = _supervise(sessions, lease)
     JOBS.labels(RUN.name, outcome).inc()
     JOB_SECONDS.labels(RUN.name).observe(time.monotonic() - began)
     log.info("run ended", outcome=outcome, attempt=lease.attempt)
 
 
-def _supervise(sessions: Sessions, lease: Lease, stopping: threading.Event) -> str:
+def _supervise(sessions: Sessions, lease: Lease) -> str:
     arguments = [str(lease.row_id), str(lease.fence), str(os.getpid()), request_id.get()]
     command = [sys.executable, "-m", "services.trainer.train_process", *arguments]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        while not stopping.is_set() and not _ended(child):
+        while not lease.stopping.is_set() and not _ended(child):
             if lease.lost.is_set():
                 return _outcome_of_lost(child)
             if _cancel_requested(sessions, lease):
@@ -77,13 +77,22 @@ def _supervise(sessions: Sessions, lease: Lease, stopping: threading.Event) -> s
         return _record_cancelled(sessions, lease)
     if status in OUTCOMES:
         return OUTCOMES[status]
-    # A signal to the whole group may end the process before the worker has looked at its own.
-    if stopping.is_set() or status == -signal.SIGTERM:
-        reason = "Its worker was asked to stop; another one takes it up."
-        return "handed-over" if leases.hand_over(sessions, lease, reason, patience_s=HAND_OVER_S) else "recorded"
+    if lease.stopping.is_set() or (status == -signal.SIGTERM and _stops_too(lease.stopping)):
+        return "handed-over" if leases.hand_over(sessions, lease) else "recorded"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     leases.give_back(sessions, lease, f"The training process {how}; see the trainer worker's log.", counts=True)
     return "crashed"
+
+
+def _stops_too(stopping: threading.Event) -> bool:
+    """Whether the worker is asked to stop as its process was: by a signal to the whole group, not by one to the process alone.
+
+    Looked at, not waited on: the event is set by a signal handler on this very thread.
+    """
+    deadline = time.monotonic() + NEWS_S
+    while not stopping.is_set() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return stopping.is_set()
 
 
 def _ended(child: subprocess.Popen[bytes]) -> bool:

@@ -1,15 +1,15 @@
 """Celery tasks of the trainer: each looks at one row and calls one use case."""
 
-import threading
 import uuid
 
-from celery import Celery, signals
+from celery import Celery
 
 from services.trainer.config import TrainerSettings
 from services.trainer.cycles import advance
 from services.trainer.peers import Peer, Peers
 from services.trainer.supervise import train
 from shared.contracts.tasks import TaskName
+from shared.messaging import asked_to_stop
 from shared.registry.session import Sessions
 
 
@@ -25,8 +25,7 @@ def open_peers(settings: TrainerSettings) -> Peers:
 def register(app: Celery, sessions: Sessions, settings: TrainerSettings) -> None:
     """Give the application its tasks."""
     peers = open_peers(settings)
-    stopping = threading.Event()
-    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    stopping = asked_to_stop()
 
     @app.task(name=TaskName.ADVANCE_CYCLE.value)
     def advance_cycle(cycle_id: str) -> None:

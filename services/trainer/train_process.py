@@ -125,7 +125,7 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
         digest = store.put_bytes(fitted.onnx_bytes)
     version = faults.patiently(
         lambda: _record_version(sessions, lease, order, fitted=fitted, digest=digest, seconds=seconds),
-        patience_s=leases.PATIENCE_S,
+        stopping=lease.stopping,
     )
     log.info("trained", version=version.number, digest=digest, seconds=seconds)
     return version
@@ -236,8 +236,7 @@ def _passing_faults() -> Iterator[None]:
 
 def _record_failure(sessions: Sessions, lease: Lease, reason: str) -> int:
     log.error("run failed", reason=reason)
-    with contextlib.suppress(LeaseLost):
-        leases.fail(sessions, lease, reason)
+    leases.fail(sessions, lease, reason)
     return EXIT_RECORDED
 
 

@@ -1,7 +1,7 @@
 """Scoring a candidate and the model in production on the same rows, judging, and writing the report. No database."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,6 +51,7 @@ def compare(
     train_label_mean: float,
     seed: int,
     threads: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Judge `candidate` on `rows`.
 
@@ -61,6 +62,7 @@ def compare(
         train_label_mean: of the candidate's train split (first models are measured against it).
         seed: of the bootstrap.
         threads: for ONNX Runtime.
+        check: called between the steps; raises to stop.
 
     Returns:
         The outcome, and the report: JSON values only.
@@ -72,6 +74,7 @@ def compare(
         outcome = bad_candidate(f"The candidate cannot score the test rows: {error.detail}")
         return outcome, _with_outcome(report, outcome)
     report["candidate"] = _described(candidate, own, rows, spec)
+    check()
     if baseline is None:
         judged = Rows(rows.labels, own.scores, rows.days)
         outcome = judge_first(
@@ -92,6 +95,7 @@ def compare(
         )
         return outcome, _with_outcome(report, outcome)
     report["baseline"] = _described(baseline, other, rows, spec)
+    check()
     outcome = judge(Rows(rows.labels, own.scores, rows.days, other.scores), task=spec.task, gate=spec.gate, seed=seed)
     return outcome, _with_outcome(report, outcome)
 

@@ -10,6 +10,7 @@ from services.validator.config import ValidatorSettings
 from services.validator.serving_client import ServingClient
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
+from shared.messaging import asked_to_stop
 from shared.registry.session import Sessions
 
 
@@ -26,10 +27,11 @@ class Tools:
 
 def register(app: Celery, tools: Tools) -> None:
     """Give the application its tasks."""
+    stopping = asked_to_stop()
 
     @app.task(name=TaskName.VALIDATE.value)
     def judge(row_id: str) -> None:
-        validate.validate(tools.sessions, tools.store, tools.settings, uuid.UUID(row_id))
+        validate.validate(tools.sessions, tools.store, tools.settings, uuid.UUID(row_id), stopping=stopping)
 
     @app.task(name=TaskName.RELEASE.value)
     def take_live(row_id: str) -> None:

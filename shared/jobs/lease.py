@@ -1,7 +1,7 @@
 """Leases with fencing numbers (Kleppmann, "How to do distributed locking"): one worker at a time acts on a row, and one that
 was presumed dead cannot write any more. All times are the database's.
 
-    lease = claim(sessions, RUN, run_id, worker, settings.lease_s, settings.max_attempts)
+    lease = claim(sessions, RUN, run_id, lease_s=30, max_attempts=3, stopping=stopping)
     if lease is None: return                      # someone else has it, or it is done: a repeated nudge
     with heartbeat(sessions, lease):
         ... work, calling lease.check() between steps ...
@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
 from shared.contracts.tasks import TaskName
-from shared.errors import LeaseLost
+from shared.errors import LeaseLost, WorkerStops
 from shared.jobs.faults import patiently
 from shared.jobs.outbox import enqueue
 from shared.jobs.work import WorkKind
@@ -37,8 +37,7 @@ from shared.registry.states import check_move
 log = structlog.get_logger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 300.0
-PATIENCE_S = 600.0
-"""How long a worker waits for the database, to tell it how its work went."""
+STOPPED = "Its worker was asked to stop; another one takes it up."
 
 
 @dataclass
@@ -53,15 +52,20 @@ class Lease:
     lease_s: float
     lost: threading.Event = field(default_factory=threading.Event)
     """Set as soon as a heartbeat finds that the row has another fence or state."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the worker was asked to stop (`messaging.asked_to_stop`)."""
 
     def check(self) -> None:
-        """Stop here when the lease is gone.
+        """Stop here when the lease is gone, or is to be handed over.
 
         Raises:
             LeaseLost: another worker has the row, or it was cancelled.
+            WorkerStops: the worker was asked to stop.
         """
         if self.lost.is_set():
             raise LeaseLost(f"The lease on {self.kind.name} {self.row_id} (fence {self.fence}) is lost.")
+        if self.stopping.is_set():
+            raise WorkerStops(STOPPED)
 
 
 def worker_name() -> str:
@@ -69,13 +73,27 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def claim(sessions: Sessions, kind: WorkKind, row_id: uuid.UUID, *, lease_s: float, max_attempts: int) -> Lease | None:
+def claim(
+    sessions: Sessions,
+    kind: WorkKind,
+    row_id: uuid.UUID,
+    *,
+    lease_s: float,
+    max_attempts: int,
+    stopping: threading.Event | None = None,
+) -> Lease | None:
     """Take the row if it is queued, or running with an expired lease, in one atomic statement.
+
+    Args:
+        stopping: set when this worker was asked to stop. It then takes nothing, and `Lease.check` ends what it has.
 
     Returns:
         The lease, or None when there is nothing to do: a repeated nudge, a finished row, one that was given back and is to
         wait a while, attempts used up.
     """
+    stopping = stopping or threading.Event()
+    if stopping.is_set():
+        return None
     table: Any = kind.table
     statement = (
         update(table)
@@ -97,7 +115,9 @@ def claim(sessions: Sessions, kind: WorkKind, row_id: uuid.UUID, *, lease_s: flo
     )
     with sessions.begin() as session:
         taken = session.execute(statement).one_or_none()
-    return None if taken is None else Lease(kind, row_id, taken.fence, taken.attempt, max_attempts, lease_s)
+    if taken is None:
+        return None
+    return Lease(kind, row_id, taken.fence, taken.attempt, max_attempts, lease_s, stopping=stopping)
 
 
 def extend(sessions: Sessions, lease: Lease, **values: Any) -> bool:
@@ -189,12 +209,17 @@ def _held(sessions: Sessions, lease: Lease) -> Iterator[tuple[Session, Any]]:
 
 
 def fail(sessions: Sessions, lease: Lease, reason: str) -> None:
-    """End the row as failed for good; `reason` is a sentence for a person."""
-    with finish(sessions, lease, lease.kind.failed) as (_, row):
-        row.reason = reason
+    """End the row as failed for good, if it is still this lease's; `reason` is a sentence for a person."""
+
+    def end() -> None:
+        with finish(sessions, lease, lease.kind.failed) as (_, row):
+            row.reason = reason
+
+    with contextlib.suppress(LeaseLost):
+        patiently(end, stopping=lease.stopping)
 
 
-def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, patience_s: float = PATIENCE_S) -> None:
+def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool) -> None:
     """Queue the row again, to be nudged after a while that doubles with each time it was taken (`wait_s`).
 
     When that was the last attempt, it waits for nothing but the sweeper, which ends it with `reason`.
@@ -203,7 +228,6 @@ def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, pa
         reason: a sentence for a person; it stands in the row while that waits.
         counts: whether the attempt is used up. An outage that the worker met (`faults.is_outage`) is not the work's fault and
             does not count: the row waits for the end of the outage, however long that takes.
-        patience_s: how long to go on trying while the database itself is away.
     """
 
     def put_back() -> None:
@@ -216,15 +240,11 @@ def give_back(sessions: Sessions, lease: Lease, reason: str, *, counts: bool, pa
         log.warning("given back", kind=lease.kind.name, row=str(lease.row_id), reason=reason, counts=counts, s=seconds)
 
     with contextlib.suppress(LeaseLost):
-        patiently(put_back, patience_s=patience_s)
+        patiently(put_back, stopping=lease.stopping)
 
 
-def hand_over(sessions: Sessions, lease: Lease, reason: str, *, patience_s: float) -> bool:
+def hand_over(sessions: Sessions, lease: Lease) -> bool:
     """Queue the row again for another worker, at once and without counting the attempt: this worker was asked to stop.
-
-    Args:
-        reason: a sentence for a person.
-        patience_s: how long to go on trying while the database is away; little, for whoever asked is waiting.
 
     Returns:
         False when the row is no longer this lease's: it has ended, or another worker has it.
@@ -232,13 +252,13 @@ def hand_over(sessions: Sessions, lease: Lease, reason: str, *, patience_s: floa
 
     def put_back() -> None:
         with _held(sessions, lease) as (session, row):
-            row.state, row.lease_until, row.reason = lease.kind.queued, None, reason
+            row.state, row.lease_until, row.reason = lease.kind.queued, None, STOPPED
             row.attempt -= 1
             session.flush()
             nudge(session, lease.kind, lease.row_id)
 
     try:
-        patiently(put_back, patience_s=patience_s)
+        patiently(put_back, stopping=lease.stopping)
     except LeaseLost:
         return False
     log.info("handed over", kind=lease.kind.name, row=str(lease.row_id))

@@ -1,7 +1,7 @@
 """Engine and sessions. One request or task is one transaction, opened and committed at the edge."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -72,18 +72,21 @@ def lock_for_ingest(session: Session) -> None:
 
 
 @contextmanager
-def ingest_settled(sessions: Sessions) -> Iterator[Session]:
+def ingest_settled(sessions: Sessions, check: Callable[[], None] = lambda: None) -> Iterator[Session]:
     """A short transaction in which no append is in flight: the highest sequence it reads is a true watermark.
+
+    Args:
+        check: called while it waits; raises to stop.
 
     Raises:
         Unavailable: an append has not ended for `SETTLE_S`; ask again later.
     """
     with sessions() as session, session.begin():
-        _wait_for_appends(session)
+        _wait_for_appends(session, check)
         yield session
 
 
-def _wait_for_appends(session: Session) -> None:
+def _wait_for_appends(session: Session, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + SETTLE_S
     session.execute(text("select set_config('lock_timeout', :ms, true)"), {"ms": str(SETTLE_TRY_MS)})
     while True:
@@ -97,6 +100,7 @@ def _wait_for_appends(session: Session) -> None:
                 raise
         if time.monotonic() >= deadline:
             raise Unavailable("Rows are still being stored that came before; it is tried again when they have been.")
+        check()
         log.info("waiting for rows that are being stored")
         time.sleep(SETTLE_PAUSE_S)
 

@@ -1,4 +1,7 @@
-"""kill -9 on the data worker in each step of a build: the dataset is ready once, with the digest of an undisturbed build."""
+"""kill -9 on the data worker in each step of a build: the dataset is ready once, with the digest of an undisturbed build.
+
+Asked to stop, it hands the build over, and no attempt is used up.
+"""
 
 import os
 import signal
@@ -14,9 +17,11 @@ from typing import Any
 import pytest
 
 from shared.config import CommonSettings
+from shared.jobs.lease import STOPPED
 from shared.jobs.outbox import dispatch
 from shared.jobs.sweeper import sweep
 from shared.messaging import make_celery, publish
+from shared.registry.session import lock_for_ingest
 from shared.registry.tables import Dataset
 from tests.integration.data.conftest import Service, service, settings, trips
 from tests.unit.data.samples import iso, labelled
@@ -50,6 +55,13 @@ class Workers:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def stop(self) -> None:
+        """SIGTERM to the worker, as whoever deploys anew sends it, and wait for its end."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(DEADLINE_S)
+        self._process = None
 
     def sweep(self) -> None:
         """Expired leases, waiting rows, unsent nudges."""
@@ -104,3 +116,19 @@ def test_killed_in_every_step_it_is_ready_once_and_the_same(workers: Workers) ->
     service.build(uuid.UUID(undisturbed["id"]))
 
     assert service.row(undisturbed["number"]).digest == done.digest
+
+
+def test_asked_to_stop_it_hands_its_build_over(workers: Workers) -> None:
+    service = workers.service
+    service.events([labelled(number, number * 30 / 100) for number in range(100)])
+    number = ask(service)["number"]
+    with service.sessions() as stalled:
+        lock_for_ingest(stalled)  # the build waits for that append
+        workers.start()
+        workers.until(lambda row: row.state == "building", number)
+        workers.stop()
+    row = service.row(number)
+    assert (row.state, row.attempt, row.reason) == ("queued", 0, STOPPED)
+    workers.start()
+    done = workers.until(lambda row: row.state not in ("queued", "building"), number)
+    assert (done.state, done.attempt) == ("ready", 1)

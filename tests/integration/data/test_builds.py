@@ -15,11 +15,12 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from services.data import build, repository, scratch
+from services.data.tasks import build_row
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import StoreFull, Unavailable
 from shared.ids import new_id
-from shared.jobs.lease import claim
+from shared.jobs.lease import STOPPED, claim
 from shared.jobs.work import DATASET
 from shared.labels import LabelSource, NewLabel, insert_labels
 from shared.registry import session as registry_session
@@ -185,6 +186,45 @@ def test_only_an_outage_uses_up_no_attempt(
     row = month.row(1)
     assert (row.state, row.attempt) == ("queued", attempt)
     assert (row.reason or "").startswith(words)
+
+
+@pytest.mark.parametrize("step", ["joining and writing", "storing"])
+def test_a_worker_that_is_asked_to_stop_hands_its_build_over(
+    month: Service, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    row_id, stopping, began = uuid.UUID(asked(month)["id"]), threading.Event(), build.LeaseWatch.step
+
+    def asked_to_stop(watch: build.LeaseWatch, name: str) -> None:
+        if name == step:
+            stopping.set()
+        began(watch, name)
+
+    with month.sessions.begin() as session:
+        session.execute(text("delete from outbox"))
+    monkeypatch.setattr(build.LeaseWatch, "step", asked_to_stop)
+    build_row(row_id, month.sessions, month.store, month.settings, month.limits, stopping=stopping)
+    row = month.row(1)
+    assert (row.state, row.attempt, row.lease_until, row.reason) == ("queued", 0, None, STOPPED)
+    with month.sessions.begin() as session:
+        nudges = session.scalars(select(OutboxMessage)).all()
+        assert [(nudge.task, nudge.row_id) for nudge in nudges] == [(TaskName.BUILD_DATASET, row_id)]
+    monkeypatch.undo()
+    month.build(row_id)
+    assert (month.row(1).state, month.row(1).attempt) == ("ready", 1)
+
+
+def test_a_worker_that_is_asked_to_stop_does_not_wait_for_rows_in_flight(month: Service) -> None:
+    row_id, stopping = uuid.UUID(asked(month)["id"]), threading.Event()
+    arguments = [row_id, month.sessions, month.store, month.settings, month.limits]
+    worker = threading.Thread(target=build_row, args=arguments, kwargs={"stopping": stopping}, daemon=True)
+    with month.sessions() as stalled:
+        lock_for_ingest(stalled)
+        worker.start()
+        until(lambda: month.row(1).state == "building", "the build waits for the append in flight")
+        stopping.set()
+        until(lambda: month.row(1).state == "queued", "it is handed over")
+    worker.join(DEADLINE_S)
+    assert (month.row(1).attempt, month.row(1).reason) == (0, STOPPED)
 
 
 def test_a_database_that_breaks_off_gives_the_row_back(month: Service, monkeypatch: pytest.MonkeyPatch) -> None:

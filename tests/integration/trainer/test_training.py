@@ -7,6 +7,7 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -282,7 +283,24 @@ def test_a_database_that_is_away_gives_the_run_back(
 def test_a_training_that_is_done_waits_for_the_registry(
     rows: Rows, sessions: Sessions, store: ArtifactStore, run: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, tries = leases.finish, [1, 1, 1]
+    tries = away_for_hours(monkeypatch)
+    train_process.train_run(sessions, store, claimed(sessions, run))
+    assert (rows.get(Run, run).state, len(rows.all(ModelVersion)), tries) == (RunState.SUCCEEDED, 1, [])
+
+
+def test_a_training_that_failed_waits_for_the_registry(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, as_process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = on(rows, pipeline, "a" * 64)
+    fence = claimed(sessions, run).fence
+    tries = away_for_hours(monkeypatch)
+    assert ended(as_process, run, fence) == train_process.EXIT_RECORDED
+    assert (rows.get(Run, run).state, tries) == (RunState.FAILED, [])
+
+
+def away_for_hours(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Nothing can be finished for so many tries; an hour passes between two."""
+    finish, tries, hours = leases.finish, [1, 1, 1], iter(range(0, 360_000, 3600))
 
     def away(*arguments: Any) -> Any:
         if tries:
@@ -291,9 +309,8 @@ def test_a_training_that_is_done_waits_for_the_registry(
         return finish(*arguments)
 
     monkeypatch.setattr(leases, "finish", away)
-    monkeypatch.setattr(faults, "LOOK_S", 0.01)
-    train_process.train_run(sessions, store, claimed(sessions, run))
-    assert (rows.get(Run, run).state, len(rows.all(ModelVersion)), tries) == (RunState.SUCCEEDED, 1, [])
+    monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: next(hours), sleep=lambda _: None))
+    return tries
 
 
 def test_a_zombie_leaves_the_row_alone(rows: Rows, sessions: Sessions, run: uuid.UUID, as_process: str) -> None:
@@ -354,17 +371,19 @@ def test_cancelling_stops_a_training(
 
 @pytest.mark.parametrize("how", ["the worker alone", "the whole group"])
 def test_a_worker_that_is_asked_to_stop_hands_its_run_over(
-    rows: Rows, sessions: Sessions, settings: TrainerSettings, pipeline: uuid.UUID, run: uuid.UUID, how: str
-) -> None:
+    rows: Rows, sessions: Sessions, settings: TrainerSettings, pipeline: uuid.UUID, run: uuid.UUID,
+    monkeypatch: pytest.MonkeyPatch, how: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(supervise, "NEWS_S", 60.0)
     rows.retune(pipeline, epochs=1000, patience=1000)
     for fence in range(1, 4):
         training = Training(sessions, short(settings, max_attempts=1), run)
         until(lambda fence=fence: epochs(rows, run, fence) > 1, "it trains")
         (child,) = (of for of in psutil.Process().children() if "services.trainer.train_process" in of.cmdline())
-        if how == "the worker alone":
-            training.stopping.set()
-        else:
+        if how == "the whole group":
             child.terminate()
+            until(lambda child=child: not child.is_running(), "the worker sees its end")
+        training.stopping.set()
         until(training.over, "it stops")
         child.wait(90)
         row = rows.get(Run, run)
@@ -376,6 +395,24 @@ def test_a_worker_that_is_asked_to_stop_hands_its_run_over(
     supervise.train(sessions, short(settings), run, stopping=stopped)
     assert rows.get(Run, run).fence == 3, "nor does it take another"
     assert rows.all(ModelVersion) == []
+
+
+def test_a_training_process_that_was_asked_to_end_alone_counts(
+    rows: Rows, sessions: Sessions, settings: TrainerSettings, pipeline: uuid.UUID, run: uuid.UUID,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As a guard against too much memory asks: another worker would meet it again."""
+    monkeypatch.setattr(supervise, "NEWS_S", 0.1)
+    rows.retune(pipeline, epochs=1000, patience=1000)
+    training = Training(sessions, short(settings), run)
+    until(lambda: epochs(rows, run, 1) > 1, "it trains")
+    (child,) = (of for of in psutil.Process().children() if "services.trainer.train_process" in of.cmdline())
+    child.terminate()
+    until(training.over, "it is given back")
+    row = rows.get(Run, run)
+    assert (row.state, row.attempt) == (RunState.QUEUED, 1)
+    assert row.lease_until is not None, "it waits a while"
+    assert row.reason.startswith("The training process was killed by signal 15;")
 
 
 def test_a_run_cancelled_while_its_model_is_stored_has_no_version(

@@ -1,6 +1,8 @@
 """From a queued row to a verdict with all that follows, in one transaction."""
 
+import threading
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -9,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import col
 
+from services.validator import validate as judging
 from services.validator.config import ValidatorSettings
 from services.validator.validate import validate
 from shared.contracts.tasks import TaskName
@@ -219,6 +222,29 @@ def test_only_an_outage_uses_up_no_attempt(
     assert (after.state, after.attempt) == (ValidationState.QUEUED, attempt)
     assert after.reason is not None
     assert after.reason.startswith(words)
+
+
+@pytest.mark.parametrize("step", ["read_held_out", "_model", "compare"])
+def test_a_worker_that_is_asked_to_stop_hands_its_validation_over(
+    world: World, settings: ValidatorSettings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    world.deploy(world.version(weight=0.9))
+    row, stopping = world.validation(world.version()), threading.Event()
+    act = getattr(judging, step)
+
+    def asked_to_stop(*arguments: Any, **values: Any) -> Any:
+        stopping.set()
+        return act(*arguments, **values)
+
+    monkeypatch.setattr(judging, step, asked_to_stop)
+    validate(world.sessions, world.store, settings, row, stopping=stopping)
+    after: Validation = world.get(Validation, row)
+    assert (after.state, after.attempt, after.lease_until) == (ValidationState.QUEUED, 0, None)
+    assert after.reason == leases.STOPPED
+    assert nudges(world) == [(TaskName.VALIDATE, row)]
+    monkeypatch.undo()
+    validate(world.sessions, world.store, settings, row)
+    assert world.get(Validation, row).state == ValidationState.PASSED
 
 
 def test_a_repeated_nudge_does_nothing(world: World, settings: ValidatorSettings) -> None:

@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from shared.contracts.tasks import QUEUE_OF
-from shared.errors import IllegalMove, LeaseLost
+from shared.errors import IllegalMove, LeaseLost, WorkerStops
 from shared.jobs.lease import Lease
 from shared.jobs.work import ALL_WORK, RUN, WorkKind
 from shared.registry import tables
@@ -48,6 +48,9 @@ def test_an_ended_run_stays_ended() -> None:
 def test_a_lost_lease_stops_its_holder() -> None:
     lease = Lease(RUN, uuid.uuid4(), fence=3, attempt=1, max_attempts=3, lease_s=1, lost=threading.Event())
     lease.check()
+    lease.stopping.set()
+    with pytest.raises(WorkerStops, match="was asked to stop"):
+        lease.check()
     lease.lost.set()
     with pytest.raises(LeaseLost, match=r"run .* \(fence 3\) is lost"):
         lease.check()
