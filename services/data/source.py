@@ -30,6 +30,9 @@ from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, T
 BLOCK_BYTES = 32 * 2**20
 """Largest row that can be read, and about what is held in memory at once."""
 
+LABELS_PER_ROW = 2
+"""With no more labels than so many for each row of the window, reading them all takes less time than finding those of its keys."""
+
 EXAMPLE_COLUMNS = {"key": pa.string(), "time": pa.int64()}
 LABEL_COLUMNS = {"key": pa.string(), "label": pa.float64()}
 
@@ -50,7 +53,7 @@ class Extracts:
     """The three files a dataset is joined from.
 
     Events and predictions: key, time (epoch microseconds) and the raw features, one row per key. Labels: key and label, one
-    row per key, for the keys of the other two.
+    row per key: all keys of the other two that have a label, and perhaps others.
     """
 
     events: Path
@@ -82,10 +85,15 @@ def read_extracts(
     with sessions.begin() as session:
         reader = _Reader(_driver(session), values, check)
         reader.prepare(query_s)
-        reader.extract(_EVENTS.format(features=_features("payload", features)), columns, extracts.events)
-        reader.extract(_PREDICTIONS.format(features=_features("instance", features)), columns, extracts.predictions)
-        reader.find_keys()
-        reader.extract(_LABELS, LABEL_COLUMNS, extracts.labels)
+        rows = reader.extract(_EVENTS.format(features=_features("payload", features)), columns, extracts.events)
+        predictions = _PREDICTIONS.format(features=_features("instance", features))
+        rows += reader.extract(predictions, columns, extracts.predictions)
+        if reader.more_labels_than(rows * LABELS_PER_ROW):
+            reader.find_keys()
+            labels = _LABELS.format(of_key=sql.SQL(_WINDOW.format("l")), of_prediction=sql.SQL(_WINDOW.format("r")))
+        else:
+            labels = _LABELS.format(of_key=sql.SQL(""), of_prediction=sql.SQL(""))
+        reader.extract(labels, LABEL_COLUMNS, extracts.labels)
     return extracts
 
 
@@ -150,14 +158,21 @@ class _Reader:
         # As for what is cached, which the newest rows are: else reading all labels looks cheaper than finding a few by index.
         self.connection.execute("set local seq_page_cost = 0.1; set local random_page_cost = 0.1")
 
+    def more_labels_than(self, count: int) -> bool:
+        """Whether the pipeline has more labels than this; counts no further."""
+        query = "select count(*) from (select from labels where pipeline_id = %(pipeline)s limit %(count)s + 1) as l"
+        found = self.connection.execute(query, {**self.values, "count": count}).fetchone()
+        return found is not None and found[0] > count
+
     def find_keys(self) -> None:
         """Keep the keys of the window until the transaction ends, counted, so that their labels are found the shortest way."""
         self.connection.execute("create temporary table window_keys (key text not null) on commit drop")
         self.connection.execute(_KEYS, self.values)
         self.connection.execute("analyze window_keys")
 
-    def extract(self, query: sql.Composable, columns: Mapping[str, pa.DataType], path: Path) -> None:
-        """Write the rows of a query to a Parquet file."""
+    def extract(self, query: sql.Composable, columns: Mapping[str, pa.DataType], path: Path) -> int:
+        """Write the rows of a query to a Parquet file; how many."""
+        rows = 0
         schema = pa.schema(list(columns.items()))
         statement = sql.SQL("copy ({}) to stdout (format csv)").format(query)
         with (
@@ -168,6 +183,8 @@ class _Reader:
             for batch in _parse(iter(copy), schema):
                 self.check()
                 writer.write_batch(batch)
+                rows += batch.num_rows
+        return rows
 
 
 def _parse(blocks: Iterator[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -259,22 +276,22 @@ _KEYS = sql.SQL(f"""
     {_PREDICTIONS_OF_WINDOW}
 """)  # noqa: S608
 
+_WINDOW = "join window_keys w on w.key = {}.key"
 # A label may name a prediction instead of a key: the log knows which example that was, pinned predictions included.
 _LABELS = sql.SQL(f"""
     select key, label
     from (
         select distinct on (key) *
         from (
-            select w.key collate "C" as key, l.label, l.source_rank, l.label_time, l.content_digest collate "C" as content_digest
-            from window_keys w
-            join labels l on l.key = w.key and l.pipeline_id = %(pipeline)s
-            where l.seq <= %(labels)s and l.available_at <= %(as_of)s
+            select l.key collate "C" as key, l.label, l.source_rank, l.label_time, l.content_digest collate "C" as content_digest
+            from labels l {{of_key}}
+            where l.pipeline_id = %(pipeline)s and l.key is not null and l.seq <= %(labels)s and l.available_at <= %(as_of)s
             union all
-            select w.key, l.label, l.source_rank, l.label_time, l.content_digest
-            from window_keys w
-            join resolved_labels r on r.key = w.key and r.pipeline_id = %(pipeline)s and r.prediction_seq <= %(predictions)s
+            select r.key, l.label, l.source_rank, l.label_time, l.content_digest
+            from resolved_labels r {{of_prediction}}
             join labels l on l.seq = r.label_seq
-            where l.seq <= %(labels)s and l.available_at <= %(as_of)s
+            where r.pipeline_id = %(pipeline)s and r.prediction_seq <= %(predictions)s
+              and l.seq <= %(labels)s and l.available_at <= %(as_of)s
         ) as known
         order by key, {EFFECTIVE_ORDER}
     ) as effective

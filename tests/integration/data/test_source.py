@@ -42,10 +42,11 @@ def test_a_build_reads_its_window_and_not_the_history(
     read: dict[str, int] = {}
     extract = source._Reader.extract
 
-    def counted(reader: Any, query: sql.Composable, columns: dict[str, pa.DataType], path: Path) -> None:
-        extract(reader, query, columns, path)
+    def counted(reader: Any, query: sql.Composable, columns: dict[str, pa.DataType], path: Path) -> int:
+        extracted = extract(reader, query, columns, path)
         for table, rows in reader.connection.execute(ROWS_READ):
             read[table] = rows  # so far in this transaction: the last one has all
+        return extracted
 
     monkeypatch.setattr(source._Reader, "extract", counted)
     built = build(trips.sessions, trips.limits, plan, tmp_path)
@@ -53,6 +54,34 @@ def test_a_build_reads_its_window_and_not_the_history(
     assert built.manifest.digest == row.digest
     assert read["events"] >= 80
     assert sum(read.values()) < HISTORY_ROWS / 4, read
+
+
+def test_all_labels_are_read_where_most_are_of_the_window(
+    trips: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trips.events(labelled_month())
+    for number in range(0, 120, 3):
+        log_predictions(trips.sessions, trips.pipeline_id(), [event(number, number / 4)], at(number / 4))
+    with trips.sessions.begin() as session:
+        session.execute(text(SAID_OF_PREDICTIONS))
+    assert trips.dataset(as_of=iso(31))["state"] == "ready"
+    with trips.sessions() as session:
+        row = trips.row(1)
+        plan = plan_of(row, repository.get_spec(session, row.pipeline_id, row.spec_version))
+    found: list[str] = []
+    find_keys = source._Reader.find_keys
+
+    def noted(reader: Any) -> None:
+        found.append("keys")
+        find_keys(reader)
+
+    monkeypatch.setattr(source._Reader, "find_keys", noted)
+    both = [tmp_path / "all", tmp_path / "window"]
+    for folder, labels_per_row in zip(both, (source.LABELS_PER_ROW, 0), strict=True):
+        folder.mkdir()
+        monkeypatch.setattr(source, "LABELS_PER_ROW", labels_per_row)
+        assert build(trips.sessions, trips.limits, plan, folder).manifest.digest == row.digest
+        assert found == (["keys"] if labels_per_row == 0 else [])
 
 
 def test_labels_are_resolved_once(trips: Service) -> None:
@@ -80,6 +109,12 @@ def test_labels_are_resolved_once(trips: Service) -> None:
         assert session.scalar(wrong) == 0
 
 
+SAID_OF_PREDICTIONS = """
+    insert into labels (pipeline_id, request_id, row_index, label, label_time, available_at, source, source_rank,
+        content_digest)
+    select pipeline_id, request_id, 0, 1, requested_at, requested_at, 'explicit', 30, md5(request_id::text)
+    from prediction_requests
+"""
 ROWS_READ = """
     select case when relname like 'prediction_requests%' then 'predictions' else relname end,
            sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int
