@@ -82,7 +82,7 @@ def claim(
     max_attempts: int,
     stopping: threading.Event | None = None,
 ) -> Lease | None:
-    """Take the row if it is queued, or running with an expired lease, in one atomic statement.
+    """Take the row if it is queued, in one atomic statement. One whose lease has expired is the sweeper's to queue again.
 
     Args:
         stopping: set when this worker was asked to stop. It then takes nothing, and `Lease.check` ends what it has.
@@ -99,7 +99,7 @@ def claim(
         update(table)
         .where(
             table.id == row_id,
-            table.state.in_([kind.queued, kind.running]),
+            table.state == kind.queued,
             or_(table.lease_until.is_(None), table.lease_until < func.now()),
             table.attempt < max_attempts,
         )

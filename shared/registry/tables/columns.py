@@ -49,8 +49,8 @@ class LeasedWork(SQLModel):
     attempt: int = Field(default=0, sa_type=Integer, sa_column_kwargs={"server_default": "0"})
     """How often it was tried. What an outage or the stop of its worker cut short is not counted."""
     lease_until: datetime | None = time_field()
-    """By the database's clock: until then nobody may take the row. Past it, a running row may be taken from its worker; a queued
-    one was given back, and has waited long enough."""
+    """By the database's clock: until then nobody may take the row. Past it, the sweeper queues a running row again; a queued one
+    was given back, and has waited long enough."""
     worker: str | None = text_field()
     """Who holds or last held the lease: host and process."""
     nudged_at: datetime | None = time_field()

@@ -17,6 +17,7 @@ from shared.errors import IllegalMove, LeaseLost
 from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
+from shared.jobs.sweeper import sweep
 from shared.jobs.work import ALL_WORK, RUN, VALIDATION, WorkKind
 from shared.registry.session import Sessions
 from shared.registry.states import RunState, ValidationState
@@ -38,7 +39,10 @@ def claimed(sessions: Sessions, row: uuid.UUID, kind: WorkKind = RUN, *, lease_s
 
 
 def expire(rows: Rows, row: uuid.UUID) -> None:
+    """The lease ends, and the sweeper sees it."""
     rows.set(Run, row, lease_until=func.now() - timedelta(seconds=1))
+    with rows.sessions.begin() as session:
+        sweep(session, max_attempts=ATTEMPTS, renudge_after_s=LONG_S)
 
 
 @pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
@@ -311,6 +315,18 @@ def test_heartbeats_go_on_after_a_fault(
     with leases.heartbeat(sessions, lease):
         until(lambda: rows.get(Run, run).lease_until > before, "a heartbeat after two that failed")
     assert not lease.lost.is_set()
+
+
+@pytest.mark.parametrize("kind", ALL_WORK, ids=lambda kind: kind.name)
+def test_after_an_outage_no_nudge_takes_a_row_from_a_living_worker(
+    rows: Rows, sessions: Sessions, pipeline: uuid.UUID, kind: WorkKind
+) -> None:
+    row: uuid.UUID = getattr(rows, kind.name)(pipeline)
+    lease = claimed(sessions, row, kind)
+    rows.set(kind.table, row, lease_until=func.now() - timedelta(minutes=10))
+    assert claim(sessions, row, kind) is None
+    assert leases.extend(sessions, lease)
+    assert rows.get(kind.table, row).lease_until > database_now(sessions)
 
 
 def test_a_verdict_that_is_judged_again_is_claimed_anew(rows: Rows, sessions: Sessions, pipeline: uuid.UUID) -> None:
