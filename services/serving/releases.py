@@ -185,8 +185,8 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
         actor=actor,
         reason=order.reason,
         validation_id=verdict.id if verdict else None,
-        # It was live before; what let it live then may be gone, and an emergency must not wait for a new verdict.
-        override=None if verdict else f"{actor}: roll back: {order.reason}",
+        # It was live before; what let it live then may be gone, and an emergency waits for no verdict, nor is it refused for one.
+        override=f"{actor}: roll back: {order.reason}",
         effective_at=order.effective_at,
     )
     return _write(session, current, change, version)

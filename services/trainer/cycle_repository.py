@@ -13,6 +13,7 @@ from shared.errors import NotFound
 from shared.jobs.outbox import enqueue
 from shared.registry.states import CycleState, DatasetState, Decision, ReleaseState, RunState, ValidationState
 from shared.registry.tables import Cycle, Dataset, Run, Validation
+from shared.registry.tables.validation import newest_decision_first
 
 OPEN_CYCLES = (CycleState.QUEUED, CycleState.DATASET, CycleState.TRAINING, CycleState.VALIDATING)
 
@@ -60,7 +61,7 @@ def _verdict_of(session: Session, cycle: Cycle) -> Validation | None:
         decided = select(Validation).where(
             col(Validation.candidate_id) == cycle.version_id, col(Validation.decision).is_not(None)
         )
-        newest = session.scalars(decided.order_by(col(Validation.id).desc()).limit(1)).one_or_none()
+        newest = session.scalars(decided.order_by(*newest_decision_first()).limit(1)).one_or_none()
         if newest is not None:
             return newest
     return session.get(Validation, cycle.validation_id) if cycle.validation_id else None
@@ -74,7 +75,7 @@ def nudge_stalled_cycles(session: Session, *, renudge_after_s: float) -> int:
     newest = select(col(Validation.decision)).where(
         col(Validation.candidate_id) == col(Cycle.version_id), col(Validation.decision).is_not(None)
     )
-    decision = newest.order_by(col(Validation.id).desc()).limit(1).scalar_subquery()
+    decision = newest.order_by(*newest_decision_first()).limit(1).scalar_subquery()
     stale = func.now() - timedelta(seconds=renudge_after_s)
     rows = session.scalars(
         select(Cycle)

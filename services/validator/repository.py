@@ -24,6 +24,7 @@ from shared.registry.tables import (
     SpecVersion,
     Validation,
 )
+from shared.registry.tables.validation import newest_decision_first
 from shared.spec import PipelineSpec, parse
 from shared.web.pagination import PageRequest, newest_first
 
@@ -158,13 +159,11 @@ def validations_page(session: Session, pipeline: str, page: PageRequest[uuid.UUI
 
 
 def judged_since(session: Session, row: Validation) -> bool:
-    """Whether a later validation of the same version came to a decision."""
-    later = select(col(Validation.id)).where(
-        col(Validation.candidate_id) == row.candidate_id,
-        col(Validation.id) > row.id,
-        col(Validation.decision).is_not(None),
+    """Whether the newest decision on the version is another than this validation's."""
+    decided = select(col(Validation.id)).where(
+        col(Validation.candidate_id) == row.candidate_id, col(Validation.decision).is_not(None)
     )
-    return session.scalar(later.limit(1)) is not None
+    return session.scalar(decided.order_by(*newest_decision_first()).limit(1)) != row.id
 
 
 def add_alert(session: Session, alert: Alert, *, deliver: bool) -> None:

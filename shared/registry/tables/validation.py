@@ -4,8 +4,8 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Index
-from sqlmodel import Field
+from sqlalchemy import BigInteger, ColumnElement, Index, func
+from sqlmodel import Field, col
 
 from shared.registry.states import ValidationState
 from shared.registry.tables.columns import LeasedWork, created_field, id_field, json_field, text_field, time_field
@@ -43,3 +43,12 @@ class Validation(LeasedWork, table=True):
     """Name of the API key that approved or rejected a held candidate."""
     decided_at: datetime | None = time_field()
     created_at: datetime = created_field()
+
+
+def newest_decision_first() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Order decisions as the database does when it looks for the one that lets a version live (`require_verdict`).
+
+    By the moment of the decision: of two validations under way at once, the one asked for first may end last.
+    """
+    decided = func.coalesce(col(Validation.decided_at), col(Validation.finished_at))
+    return decided.desc().nulls_last(), col(Validation.id).desc()

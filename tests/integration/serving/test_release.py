@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import select
 
-from shared.registry.states import Decision
+from shared.registry.states import Decision, VersionState
+from shared.registry.tables import ModelVersion
 from tests.integration.serving.conftest import Replica, bearer, flight, running, until
 from tests.integration.serving.registry import READ_KEY, Registry
 from tests.unit.serving.tiny_model import tiny_model
@@ -178,6 +180,21 @@ async def test_the_newest_verdict_counts(three_versions: Registry, replica: Repl
     assert (await replica.roll_back(reason="3 is slow")).json()["live_version"] == 2
     last, *_ = await history(replica)
     assert (last["override"], last["validation"]) == ("admin: roll back: 3 is slow", None)
+
+
+async def test_no_verdict_refuses_a_roll_back(three_versions: Registry, replica: Replica) -> None:
+    await replica.promote(2)
+    await replica.promote(3)
+    three_versions.judge(2, Decision.REJECT)
+    with (
+        three_versions.sessions.begin() as session
+    ):  # the database goes by the newest verdict, not by the version's state
+        session.exec(select(ModelVersion).where(ModelVersion.number == 2)).one().state = VersionState.VALIDATED
+    answer = await replica.roll_back(reason="3 is slow")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["live_version"] == 2
+    last, *_ = await history(replica)
+    assert last["override"] == "admin: roll back: 3 is slow"
 
 
 async def test_the_history_tells_what_was_live_then(three_versions: Registry, replica: Replica) -> None:

@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import event, text
@@ -17,7 +18,7 @@ from shared.registry.session import Sessions, make_sessions, open_engine
 from shared.registry.states import CycleState, DatasetState, Decision, ReleaseState, RunState, ValidationState
 from shared.registry.tables import Cycle, Dataset, Run, SpecVersion, Validation
 from tests.integration.trainer.neighbours import Neighbours
-from tests.support.rows import Rows
+from tests.support.rows import AS_OF, Rows
 
 PASSED, PROMOTE = ValidationState.PASSED, Decision.PROMOTE
 
@@ -145,6 +146,24 @@ def test_a_held_verdict_that_another_one_supersedes(
     assert nudged(cycle)
     assert cycle.advance(end).reason == "Judged anew."
     assert not nudged(cycle)
+
+
+def test_a_held_cycle_follows_the_decision_that_came_last(cycle: Driver) -> None:
+    cycle.to_validating()
+    cycle.near.judge(cycle.id, ValidationState.INCONCLUSIVE, Decision.HOLD, sentence="Unclear.")
+    cycle.advance(CycleState.HELD)
+    rows, version, own = cycle.rows, cycle.row.version_id, cycle.row.validation_id
+    assert version is not None
+    assert own is not None
+    rows.set(Validation, own, finished_at=AS_OF + timedelta(minutes=2))
+    quick = rows.validation(
+        cycle.near.pipeline, version, state=PASSED, decision=Decision.REJECT, finished_at=AS_OF, sentence="Worse."
+    )
+    assert not nudged(cycle), "asked for later, decided before"
+    cycle.advance(CycleState.HELD)
+    rows.set(Validation, quick, decided_at=AS_OF + timedelta(minutes=3))
+    assert nudged(cycle)
+    cycle.advance(CycleState.REJECTED)
 
 
 def test_significantly_worse(cycle: Driver) -> None:

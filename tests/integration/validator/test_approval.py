@@ -1,9 +1,10 @@
 """What is held, and a person's word on it."""
 
 import uuid
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from services.validator.approval import approve, reject
 from services.validator.config import ValidatorSettings
@@ -124,3 +125,17 @@ def test_not_when_a_newer_verdict_exists(world: World, settings: ValidatorSettin
     held(world, settings, candidate)
     with pytest.raises(Conflict, match="judged again since"):
         decide(world, approve, older)
+
+
+def test_the_decision_that_came_last_counts_not_the_one_asked_for_last(
+    world: World, settings: ValidatorSettings, serving: Serving
+) -> None:
+    candidate = world.version()
+    slow, quick = held(world, settings, candidate), held(world, settings, candidate)
+    with world.sessions.begin() as session:
+        session.get_one(Validation, slow).finished_at = session.scalar(select(func.now() + timedelta(minutes=1)))
+    with pytest.raises(Conflict, match="judged again since"):
+        decide(world, approve, quick)
+    decide(world, approve, slow)
+    release(world.sessions, serving.client, slow, webhook=False)
+    assert world.live().live_version_id == candidate.id  # type: ignore[union-attr]

@@ -5,7 +5,7 @@ import uuid
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from services.serving.errors import NotLoadable
 from services.validator import release as module
@@ -186,6 +186,7 @@ def test_a_release_that_waits_does_not_outrun_a_newer_verdict(
     with world.sessions.begin() as session:
         row = session.get_one(Validation, newer)
         row.state, row.decision = ValidationState.REJECTED, Decision.REJECT
+        row.finished_at = session.scalar(select(func.now()))
         session.get_one(ModelVersion, candidate.id).state = VersionState.REJECTED
     row = step(world, serving, waiting)
     assert (row.decision, row.release_state) == (Decision.HOLD, None)
