@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench chaos compose-test lock clean
+.PHONY: help setup demo test check fix bench bench-serving chaos compose-test lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ fix: setup  ## format and apply safe lint fixes
 
 bench: setup  ## walk-forward retraining quality against gradient boosting
 	@$(BIN)/python -m benchmarks.retraining
+
+bench-serving: setup  ## serving's speed on one core, as a share of the bare HTTP server's (needs wrk)
+	@$(BIN)/python -m benchmarks.serving
 
 chaos: setup  ## the long fault-injection runs
 	@$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)

@@ -28,6 +28,7 @@ REFRESH_S = 1.0
 """Time between two reads: with the read itself, the bound on how long a revoked key still works."""
 REFRESH_GAP_S = 0.1
 """Least time between two reads, however many unknown keys are tried."""
+MOST_RECOGNISED = 10_000
 MAX_AGE_S = 10.0
 """How old the ring may get for all scopes but those of `OFFLINE`."""
 
@@ -77,6 +78,7 @@ class KeyRing:
         self._offline_age_s = offline_age_s
         self._clock = clock
         self._reading: tuple[float, Reading] | None = None
+        self._let_in: tuple[tuple[float, Reading] | None, dict[tuple[bytes, Scope], Principal]] = (None, {})
         self._lock = threading.Lock()
         self._pending: Future[None] = Future()
         self._wake = threading.Event()
@@ -131,6 +133,27 @@ class KeyRing:
         """Whether this is a key text with an id that is not on the ring: perhaps made since the last read (see `refreshed`)."""
         key_id = parse(text)
         return key_id is not None and (self._reading is None or key_id not in self._reading[1].keys)
+
+    def recognised(self, authorization: bytes, scope: Scope) -> Principal | None:
+        """Who was let in with exactly this header for this scope since the last read of the keys; None: ask `check`.
+
+        The fast way for who asks again and again: nothing is parsed or hashed.
+        """
+        reading = self._reading
+        if reading is None or self._clock() - reading[0] > MAX_AGE_S:
+            return None
+        known_by, let_in = self._let_in
+        return let_in.get((authorization, scope)) if known_by is reading else None
+
+    def remember(self, authorization: bytes, scope: Scope, principal: Principal) -> None:
+        """Let `recognised` know whom `check` has just let in; not kept when the key expires, or the keys were read again."""
+        reading = self._reading
+        stored = None if reading is None else reading[1].keys.get(principal.key_id)
+        if stored is None or stored.principal is not principal or stored.expires_at is not None:
+            return
+        if self._let_in[0] is not reading or len(self._let_in[1]) >= MOST_RECOGNISED:
+            self._let_in = (reading, {})
+        self._let_in[1][(authorization, scope)] = principal
 
     def check(self, text: str, scope: Scope) -> Principal:
         """Who holds this key, if it is good for the scope.

@@ -23,6 +23,7 @@ from services.serving.prediction_log.folder import claim
 from services.serving.prediction_log.shipper import Shipper
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.sync import Syncer
+from services.serving.prediction_repository import PredictionStore
 from services.serving.releases import Releases
 from services.serving.routes import admin, feedback, predict
 from services.serving.routes.state import Serving
@@ -107,7 +108,7 @@ async def _replica(
         segment_age_s=settings.segment_age_s,
     )
     syncer = Syncer(spool, settings.sync_s)
-    stored = repository.PredictionStore(sessions)
+    stored = PredictionStore(sessions)
     shipper = Shipper(settings.spool_dir, folder.path, spool, stored, interval_s=settings.ship_s)
     follower = Follower(
         partial(_read_catalogue, sessions),

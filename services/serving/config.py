@@ -44,10 +44,12 @@ class ServingSettings(BaseSettings):
     """Threads of one ONNX Runtime run; 1 keeps it on the calling thread."""
     score_threads: int = Field(default=max(1, min(4, os.cpu_count() or 1)), ge=1)
     """Threads that score what is too large for the event loop."""
-    inline_rows: int = Field(default=32, ge=0)
-    """Requests of at most this many rows are scored on the event loop, if the model is fast (`inline_run_ms`)."""
     inline_run_ms: float = Field(default=1, ge=0)
-    """A model whose single row takes longer, as measured when it was warmed, is never run on the event loop."""
+    """Batches expected to take at most this long run on the event loop, longer ones in a thread. Learned while serving."""
+    batch_ms: float = Field(default=20, gt=0)
+    """Expected time up to which waiting requests are put together into one batch that runs in a thread."""
+    most_waiting_rows: int = Field(default=100_000, ge=1)
+    """Rows of one version that may wait to be scored; what comes on top is answered 503."""
     drain_s: float = Field(default=0, ge=0)
     """After SIGTERM: how long to go on answering with /readyz red, so that a load balancer notices, before closing."""
     flush_s: float = Field(default=10, gt=0)

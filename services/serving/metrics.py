@@ -2,6 +2,11 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from shared.observability.tally import CountTally, HistogramTally, Tallies
+
+TALLIES = Tallies()
+"""What is counted for each prediction; before the metrics it stands for."""
+
 PREDICTIONS = Counter("relevo_serving_predictions", "Rows predicted and logged.", ["model", "version", "pinned"])
 SCORE_SUM = Gauge(
     "relevo_serving_score_sum",
@@ -23,9 +28,15 @@ NOT_FINITE = Counter(
     "relevo_serving_scores_not_finite", "Rows refused because the model gave no finite score.", ["model", "version"]
 )
 
+BATCH_ROWS = Histogram(
+    "relevo_serving_batch_rows",
+    "Rows that were scored in one run of a model.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16_384),
+)
+
 LOG_APPEND_SECONDS = Histogram(
     "relevo_serving_log_append_seconds",
-    "Time to append one record to the write-ahead log.",
+    "Time to append the records of one batch to the write-ahead log.",
     buckets=(0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, 1),
 )
 LOG_DROPPED = Counter(
@@ -62,12 +73,34 @@ REGISTRY_AGE_SECONDS = Gauge("relevo_serving_registry_age_seconds", "Time since 
 FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])
 
 
+class OfVersion:
+    """What is counted of one version, pinned or not."""
+
+    def __init__(self, model: str, version: int, *, pinned: bool) -> None:
+        labels = (model, str(version), "true" if pinned else "false")
+        self.predictions = TALLIES.get(("predictions", *labels), lambda: CountTally(PREDICTIONS.labels(*labels)))
+        self.score_sum = TALLIES.get(("score_sum", *labels), lambda: CountTally(SCORE_SUM.labels(*labels)))
+        self.request_seconds = TALLIES.get(("seconds", model), lambda: HistogramTally(REQUEST_SECONDS.labels(model)))
+        self.request_rows = TALLIES.get("request_rows", lambda: HistogramTally(REQUEST_ROWS))
+
+
+def batch_rows() -> HistogramTally:
+    """Before `BATCH_ROWS`."""
+    return TALLIES.get("batch_rows", lambda: HistogramTally(BATCH_ROWS))
+
+
+def log_append_seconds() -> HistogramTally:
+    """Before `LOG_APPEND_SECONDS`."""
+    return TALLIES.get("log_append_seconds", lambda: HistogramTally(LOG_APPEND_SECONDS))
+
+
 def forget_version(model: str, version: int) -> None:
     """Drop the series of a version that this replica has let go of: kept, they would grow with every release.
 
     They are counted under a lease, so nothing of the version is counted after this unless it is loaded again, from 0.
     """
-    for metric in (PREDICTIONS, SCORE_SUM):
+    for name, metric in (("predictions", PREDICTIONS), ("score_sum", SCORE_SUM)):
         for pinned in ("false", "true"):
+            TALLIES.forget((name, model, str(version), pinned))
             metric.remove(model, str(version), pinned)
     NOT_FINITE.remove(model, str(version))

@@ -1,54 +1,39 @@
-"""The use case: rows in, scores out, logged before they leave. Touches no database; what may take long runs in threads."""
+"""The use case: a request's rows in, scores out, logged before they leave. Touches no database; what takes long runs in threads."""
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-import orjson
-import structlog
-
-from services.serving import metrics
 from services.serving.config import ServingSettings
-from services.serving.errors import LogFull, LogUnwritable
-from services.serving.instances import MAX_ERRORS, Envelope, read_envelope, read_rows
+from services.serving.instances import MAX_ERRORS, Envelope, read_envelope
+from services.serving.lane import Job, Lane
 from services.serving.models.acquire import load_and_lease
 from services.serving.models.catalogue import Pipeline
 from services.serving.models.follower import Follower
 from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease, ModelSlots
-from services.serving.prediction_log.record import encode
 from services.serving.prediction_log.spool import Spool
+from services.serving.rows import Asked
 from shared.contracts.scopes import Scope
 from shared.errors import FieldError, Invalid, NotFound, Unavailable
-from shared.ids import id_time, new_id
+from shared.instances import from_epoch_us
 from shared.keys import Principal
 from shared.prediction_ids import PredictionIds
 from shared.web.body import strict_json
+from shared.web.raw import Call
 
-log = structlog.stdlib.get_logger(__name__)
-
-INLINE_BODY_BYTES = 32 * 1024
-"""A larger body is parsed in a thread: it would hold up the event loop for more than about a tenth of a millisecond."""
+INLINE_BODY_BYTES = 256 * 1024
+"""A larger body is parsed in a thread: it would hold up the event loop for more than about half a millisecond."""
 
 MOST_WAITING = 256
-"""Pieces of work that may be with the scoring threads or wait for them; what comes on top is told to come back."""
+"""Large bodies that may be parsed or wait for it; what comes on top is told to come back."""
+
+MOST_NAME = 96
+"""Bytes after the word `model` in which the name is looked for."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A request's answer and its log record, both as bytes."""
-
-    answer: bytes
-    record: bytes
-    rows: int
-    score_sum: float
 
 
 class Predictor:
@@ -69,14 +54,12 @@ class Predictor:
         """Let the scoring threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def predict(self, body: bytes, *, model: str | None, caller: Principal, caller_request_id: str) -> bytes:
+    async def predict(self, call: Call, model: str | None) -> bytes:
         """Answer one request with JSON bytes; its predictions are in the write-ahead log by then.
 
         Args:
-            body: the request's body, as sent.
+            call: the request; the caller's pipelines and scopes are checked here.
             model: the pipeline when the path names it; None when the body may.
-            caller: whose key it is; its pipelines and scopes are checked here.
-            caller_request_id: the HTTP request's id, logged.
 
         Raises:
             Malformed, Invalid: the body; nothing was predicted or logged.
@@ -85,25 +68,53 @@ class Predictor:
             NotLoadable: the version named cannot serve.
             Unavailable: the version is still being loaded, too much waits to be scored, or the prediction cannot be logged.
         """
-        began_s = time.monotonic()
-        request_id = new_id()
-        document = await self._maybe_aside(len(body) > INLINE_BODY_BYTES, strict_json, body)
+        began_s = time.perf_counter()
+        large = len(call.body) > INLINE_BODY_BYTES
+        read = await self._aside(self._read_at_once, call, model) if large else self._read_at_once(call, model)
+        asked, lease = read or await self._read_carefully(call, model, large=large)
+        with lease:
+            job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, began_s)
+            return (await self._lane(lease.loaded).batcher.submit(job)).answer
+
+    def _read_at_once(self, call: Call, model: str | None) -> tuple[Asked, Lease] | None:
+        """For a good request to a live version; None for any other, which is then read carefully."""
+        name = model or _named_in(call.body)
+        pipeline = self._follower.catalogue.pipelines.get(name) if name else self._sole(call.caller)
+        if pipeline is None or pipeline.pointer is None or not call.caller.allows_pipeline(pipeline.name):
+            return None
+        lease = self._slots.lease_live(pipeline.name)
+        if lease is None:
+            return None
+        asked = lease.loaded.codec.decode(
+            call.body, _received_us(call), max_instances=self._settings.max_instances, names_model=model is None
+        )
+        # The name was found by looking at bytes: what was decoded decides.
+        if asked is None or asked.version is not None or (model is None and asked.model != name):
+            lease.release()
+            return None
+        return asked, lease
+
+    def _sole(self, caller: Principal) -> Pipeline | None:
+        """The pipeline of a caller who need not name it."""
+        deployed = [pipeline for pipeline in self._follower.catalogue.visible(caller) if pipeline.pointer is not None]
+        return deployed[0] if len(deployed) == 1 else None
+
+    async def _read_carefully(self, call: Call, model: str | None, *, large: bool) -> tuple[Asked, Lease]:
+        document = await self._aside(strict_json, call.body) if large else strict_json(call.body)
         asked = read_envelope(document, max_instances=self._settings.max_instances, names_model=model is None)
         if asked.version is not None:
-            caller.require(Scope.PREDICT_VERSION)
-        pipeline = self._choose(model or asked.model, asked, caller)
-        with await self._lease(pipeline, asked.version) as lease:
-            work = _Work(self._ids, pipeline, lease, request_id, caller.key_id, caller_request_id, began_s)
-            scored = await self._maybe_aside(
-                self._is_long(lease.loaded, len(asked.instances)), work.score, asked.instances
+            call.caller.require(Scope.PREDICT_VERSION)
+        pipeline = self._choose(model or asked.model, asked, call.caller)
+        lease = await self._lease(pipeline, asked.version)
+        try:
+            read, received_at = lease.loaded.codec.read, from_epoch_us(_received_us(call))
+            rows = (
+                await self._aside(read, asked.instances, received_at) if large else read(asked.instances, received_at)
             )
-            self._append(scored)
-            version, pinned = str(lease.loaded.version.number), "true" if lease.pinned else "false"
-            metrics.PREDICTIONS.labels(pipeline.name, version, pinned).inc(scored.rows)
-            metrics.SCORE_SUM.labels(pipeline.name, version, pinned).inc(scored.score_sum)
-        metrics.REQUEST_ROWS.observe(scored.rows)
-        metrics.REQUEST_SECONDS.labels(pipeline.name).observe(time.monotonic() - began_s)
-        return scored.answer
+        except BaseException:
+            lease.release()
+            raise
+        return Asked(rows, asked.model, asked.version, as_sent=False), lease
 
     def _choose(self, name: str | None, asked: Envelope, caller: Principal) -> Pipeline:
         if not self._follower.known:
@@ -136,90 +147,34 @@ class Predictor:
             self._slots, pipeline, version, self._slots.lease_pinned, wait_s=self._settings.load_wait_s
         )
 
-    def _is_long(self, loaded: Loaded, rows: int) -> bool:
-        return rows > self._settings.inline_rows or loaded.model.run_s * 1000 > self._settings.inline_run_ms
+    def _lane(self, loaded: Loaded) -> Lane:
+        lane = loaded.lane
+        if lane is None:
+            lane = loaded.lane = Lane(loaded, self._ids, self._spool, self._pool, self._settings)
+        return lane
 
-    async def _maybe_aside(self, aside: bool, call: Callable[[Any], T], argument: Any) -> T:
-        if not aside:
-            return call(argument)
+    async def _aside(self, call: Callable[..., T], *arguments: Any) -> T:
         if self._waiting >= MOST_WAITING:
-            raise Unavailable("This replica has more to score than it can; try again shortly.")
-        work = asyncio.get_running_loop().run_in_executor(self._pool, call, argument)
+            raise Unavailable("This replica has more to do than it can; try again shortly.")
+        work: Any = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         self._waiting += 1
         work.add_done_callback(self._one_less)
-        return await work
+        result: T = await work
+        return result
 
     def _one_less(self, _: object) -> None:
         self._waiting -= 1
 
-    def _append(self, scored: _Scored) -> None:
-        began_s = time.monotonic()
-        try:
-            self._spool.append(scored.record)
-        except (LogFull, LogUnwritable):
-            metrics.LOG_DROPPED.inc(0 if self._settings.log_strict else scored.rows)
-            if self._settings.log_strict:
-                raise
-        metrics.LOG_APPEND_SECONDS.observe(time.monotonic() - began_s)
+
+def _received_us(call: Call) -> int:
+    """When the request was received, epoch microseconds: the time in its id."""
+    return (call.id >> 80) * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """The part of a request that is arithmetic: safe on any thread."""
-
-    ids: PredictionIds
-    pipeline: Pipeline
-    lease: Lease
-    request_id: uuid.UUID
-    api_key_id: str
-    caller_request_id: str
-    began_s: float
-
-    def score(self, instances: list[Any]) -> _Scored:
-        loaded, name = self.lease.loaded, self.pipeline.name
-        rows = read_rows(loaded.reader, instances, id_time(self.request_id))
-        scores = self._finite(loaded.model.score(rows))
-        prediction_ids = self.ids.make_batch(name, self.request_id, len(rows))
-        answer = orjson.dumps(
-            {
-                "model": name,
-                "model_version": loaded.version.number,
-                "predictions": [
-                    {"prediction_id": prediction_id, "key": row.key, "score": score}
-                    for prediction_id, row, score in zip(prediction_ids, rows, scores, strict=True)
-                ],
-            }
-        )
-        record = encode(
-            request_id=self.request_id,
-            pipeline_id=self.pipeline.id,
-            version_id=loaded.version.id,
-            version_number=loaded.version.number,
-            generation=self.lease.generation,
-            pinned=self.lease.pinned,
-            rows=rows,
-            scores=scores,
-            latency_us=round((time.monotonic() - self.began_s) * 1e6),
-            api_key_id=self.api_key_id,
-            caller_request_id=self.caller_request_id,
-        )
-        return _Scored(answer, record, len(rows), sum(scores))
-
-    def _finite(self, scores: np.ndarray) -> list[float]:
-        bad = np.flatnonzero(~np.isfinite(scores))
-        if bad.size:
-            name, version = self.pipeline.name, self.lease.loaded.version.number
-            metrics.NOT_FINITE.labels(name, str(version)).inc(bad.size)
-            log.error("the model gives scores that are not finite", model=name, version=version, rows=int(bad.size))
-            errors: list[FieldError] = [
-                {
-                    "loc": ["body", "instances", int(index)],
-                    "msg": f"version {version} gives no finite score for this row",
-                }
-                for index in bad[:MAX_ERRORS]
-            ]
-            raise Invalid(
-                f"Nothing was predicted: version {version} gives no finite score for {bad.size} row(s).", errors=errors
-            )
-        values: list[float] = scores.tolist()
-        return values
+def _named_in(body: bytes) -> str | None:
+    """The model that the body seems to name; only a guess, since a row may hold a field of that name."""
+    at = body.find(b'"model"')
+    if at < 0:
+        return None
+    _, begin, rest = body[at + 7 : at + 7 + MOST_NAME].partition(b'"')
+    return rest.partition(b'"')[0].decode("latin-1") if begin else None

@@ -1,32 +1,18 @@
-"""All of serving's SQL: reading the registry, moving the deployment pointer, storing logged predictions."""
+"""Serving's SQL on the registry: reading it, and moving the deployment pointer."""
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
-import psycopg
-from psycopg import Cursor
-from psycopg import sql as pg
-from psycopg.types.json import Jsonb
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, func, select
 from sqlmodel import Session, col
 
 from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Version
-from services.serving.prediction_log.record import PredictionRecord
-from services.serving.prediction_log.shipper import RecordRefused
 from shared.errors import NotFound
 from shared.registry import tables
-from shared.registry.session import Sessions, lock_for_ingest
 from shared.registry.states import Decision
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, SpecVersion, Validation
-
-LOG_COLUMNS = (
-    "request_id", "requested_at", "pipeline_id", "version_id", "version_number", "generation", "pinned", "keys", "event_times",
-    "available_ats", "instances", "scores", "latency_us", "api_key_id", "caller_request_id",
-)  # fmt: skip
-
 
 # The catalogue
 
@@ -190,76 +176,3 @@ def changes_query(pipeline: uuid.UUID, at: datetime | None) -> "Select[Deploymen
     if at is not None:
         query = query.where(func.coalesce(DeploymentChange.effective_at, DeploymentChange.created_at) <= at)
     return query
-
-
-# The prediction log
-
-
-_LOG_COLUMNS = pg.SQL(", ").join(map(pg.Identifier, LOG_COLUMNS))
-_INSERT_SHIPPED = pg.SQL("insert into prediction_requests ({0}) select {0} from shipped on conflict do nothing").format(
-    _LOG_COLUMNS
-)
-
-
-class PredictionStore:
-    """Stores logged predictions for good, each once however often it is given."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-        self._months: set[tuple[int, int]] = set()
-
-    def __call__(self, records: Sequence[PredictionRecord]) -> None:
-        """One transaction: COPY into a temporary table, then insert what is not there yet.
-
-        Raises:
-            RecordRefused: the database will not take at least one of them.
-        """
-        self._ensure_partitions(records)
-        try:
-            with self._sessions.begin() as session:
-                driver = session.connection().connection.driver_connection
-                assert driver is not None
-                with driver.cursor() as cursor:
-                    _copy(cursor, records)
-                    # Not earlier: no timeout of PostgreSQL ends a COPY whose sender stalls, and builds wait for the lock.
-                    lock_for_ingest(session)
-                    cursor.execute(_INSERT_SHIPPED)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
-
-    def _ensure_partitions(self, records: Sequence[PredictionRecord]) -> None:
-        months = {(record.requested_at.year, record.requested_at.month): record.requested_at for record in records}
-        for month, moment in months.items():
-            if month not in self._months:
-                with self._sessions.begin() as session:
-                    session.execute(text("select ensure_prediction_partition(:moment)"), {"moment": moment})
-                self._months.add(month)
-
-
-def _copy(cursor: "Cursor[Any]", records: Sequence[PredictionRecord]) -> None:
-    cursor.execute(
-        pg.SQL(
-            "create temporary table if not exists shipped on commit delete rows as select {} from prediction_requests with no data"
-        ).format(_LOG_COLUMNS)
-    )
-    with cursor.copy(pg.SQL("copy shipped ({}) from stdin").format(_LOG_COLUMNS)) as copy:
-        for record in records:
-            copy.write_row(
-                (
-                    record.request_id,
-                    record.requested_at,
-                    record.pipeline_id,
-                    record.version_id,
-                    record.version_number,
-                    record.generation,
-                    record.pinned,
-                    record.keys,
-                    record.event_times,
-                    record.available_ats,
-                    Jsonb(record.instances, dumps=orjson.dumps),
-                    record.scores,
-                    record.latency_us,
-                    record.api_key_id,
-                    record.caller_request_id,
-                )
-            )

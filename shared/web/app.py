@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.types import Receive, Scope, Send
 
 from shared.config import CommonSettings
 from shared.keyring import KeyRing, read_from
@@ -16,6 +17,7 @@ from shared.observability.worker_http import Check
 from shared.registry.session import Sessions
 from shared.web import errors, health
 from shared.web.auth import GuardedRoute, assert_guarded
+from shared.web.raw import RawRoute, RawRoutes
 from shared.web.request_id import RequestIdMiddleware
 
 ServiceLifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
@@ -94,10 +96,24 @@ def make_app(
     for router in routers:
         app.include_router(router)
     assert_guarded(app)
+    app.raw = RawRoutes([route for router in routers for route in router.routes if isinstance(route, RawRoute)])
     return app
 
 
 class _App(FastAPI):
+    raw: RawRoutes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: a raw route is answered here, all else by FastAPI."""
+        if scope["type"] == "http" and self.raw is not None and (found := self.raw.find(scope)) is not None:
+            scope["app"] = self
+            route, path = found
+            if self.middleware_stack is None:  # the instrumentation makes its metrics with it
+                self.middleware_stack = self.build_middleware_stack()
+            await route.serve(scope, receive, send, path)
+            return
+        await super().__call__(scope, receive, send)
+
     def openapi(self) -> dict[str, Any]:
         """FastAPI's document, with the problem schema that every route's error responses refer to."""
         document = super().openapi()

@@ -22,6 +22,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security.base import SecurityBase
+from starlette.datastructures import QueryParams
 from starlette.routing import BaseRoute, Mount
 
 from shared.contracts.scopes import Scope
@@ -138,7 +139,7 @@ class GuardedRoute(APIRoute):
                 caller = await authenticate_new(request.scope["headers"], state.keys, requirement.scope)
             request.state.principal = caller
             _check_path(request, caller)
-            _check_query(request, parameters)
+            check_query(request.query_params, parameters)
             limit = state.settings.upload_limit_bytes if upload else state.settings.body_limit_bytes
             receive = bounded(
                 request.scope, request.receive, limit_bytes=limit, timeout_s=state.settings.body_timeout_s
@@ -213,9 +214,13 @@ def _check_path(request: Request, caller: Principal) -> None:
             raise no_such_pipeline()
 
 
-def _check_query(request: Request, parameters: Collection[str]) -> None:
-    """Refuse parameters that the route does not have: a mistyped `dry_run` must not do the thing."""
-    if unknown := sorted(request.query_params.keys() - parameters):
+def check_query(given: QueryParams, parameters: Collection[str]) -> None:
+    """Refuse parameters that the route does not have: a mistyped `dry_run` must not do the thing.
+
+    Raises:
+        Invalid: names them.
+    """
+    if unknown := sorted(given.keys() - set(parameters)):
         raise Invalid(
             f"The query has a parameter that this route does not take: it takes {', '.join(sorted(parameters)) or 'none'}.",
             errors=[{"loc": ["query", name], "msg": "is no parameter of this route"} for name in unknown],
@@ -230,6 +235,7 @@ __all__ = [
     "assert_guarded",
     "authenticate",
     "authenticate_new",
+    "check_query",
     "principal",
     "requires",
 ]

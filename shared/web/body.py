@@ -1,10 +1,12 @@
 """Reading request bodies safely: bounded in size, time and depth, strict JSON only. Used after authentication, never before."""
 
 import asyncio
+import types
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import Invalid, Malformed, TooLarge, TooSlow
@@ -19,8 +21,8 @@ def bounded(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: floa
     Content-Length is believed when it is too large, and counted after when it is not. The deadline is for the whole body and begins
     with the first read; once the body is complete, waiting for a disconnect is not limited.
     """
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    too_large = TooLarge(f"The body is over the limit of {limit_bytes} bytes.")
+    declared = content_length(scope)
+    too_large = _too_large(limit_bytes)
     seen = 0
     deadline: float | None = None
     complete = False
@@ -29,7 +31,7 @@ def bounded(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: floa
         nonlocal seen, deadline, complete
         if complete:
             return await receive()
-        if declared.isdigit() and int(declared[:20]) > limit_bytes:
+        if declared > limit_bytes:
             raise too_large
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + timeout_s
@@ -46,6 +48,85 @@ def bounded(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: floa
         return message
 
     return receive_bounded
+
+
+async def read_body(receive: Receive, declared_bytes: int, *, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. One that has arrived already, as a small one has when its request is handled, costs no timer.
+
+    Args:
+        declared_bytes: what its header says of its length; 0 when that says nothing.
+
+    Raises:
+        TooLarge: it is, or says it is, over the limit.
+        TooSlow: it did not arrive in time.
+        ClientDisconnect: the client has left.
+    """
+    if declared_bytes > limit_bytes:
+        raise _too_large(limit_bytes)
+    first: Coroutine[Any, Any, Message] = receive()  # type: ignore[assignment]
+    parts: list[bytes] = []
+    size = 0
+    try:
+        waiting_for = first.send(None)
+    except StopIteration as done:
+        message: Message = done.value
+        if message["type"] == "http.request" and not message.get("more_body"):
+            whole: bytes = message.get("body", b"")
+            if len(whole) > limit_bytes:
+                raise _too_large(limit_bytes) from None
+            return whole
+        pending: Any = _at_once(message)
+    else:
+        pending = _resumed(first, waiting_for)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await pending
+                if message["type"] != "http.request":
+                    raise ClientDisconnect
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit_bytes:
+                    raise _too_large(limit_bytes)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                pending = receive()
+    except TimeoutError:
+        raise TooSlow(f"The body did not arrive within {timeout_s:g} s.") from None
+
+
+def content_length(scope: Scope) -> int:
+    """What the request says of its body's length, bytes; 0 when it does not, or says no number."""
+    return next((as_length(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+
+
+def as_length(value: bytes) -> int:
+    """What a Content-Length header says, bytes; 0 when it is no number."""
+    return int(value[:20]) if value.isdigit() else 0
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"The body is over the limit of {limit_bytes} bytes.")
+
+
+async def _at_once(message: Message) -> Message:
+    return message
+
+
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, Message], waiting_for: Any) -> Generator[Any, Any, Message]:
+    """Go on with a coroutine that was run up to what it waits for."""
+    try:
+        while True:
+            try:
+                sent = yield waiting_for
+            except BaseException as error:  # noqa: BLE001 - a cancellation, most likely: the coroutine's to meet
+                waiting_for = coroutine.throw(error)
+            else:
+                waiting_for = coroutine.send(sent)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
 
 
 class StrictRequest(Request):
@@ -131,4 +212,13 @@ def _refuse_nul(document: Any) -> None:
             stack += [([*loc, index], inner) for index, inner in enumerate(value)]
 
 
-__all__ = ["MAX_DEPTH", "StrictRequest", "bounded", "is_json", "strict_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "StrictRequest",
+    "as_length",
+    "bounded",
+    "content_length",
+    "is_json",
+    "read_body",
+    "strict_json",
+]

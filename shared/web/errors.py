@@ -153,27 +153,49 @@ async def _client_left(_: Request, __: Exception) -> Response:
     return problem_of(Malformed("The connection closed before the body was complete."))
 
 
+_HANDLERS: dict[type[Exception], Handler] = {
+    RelevoError: _relevo_error,
+    RequestValidationError: _bad_request,
+    HTTPException: _http_exception,
+    ClientDisconnect: _client_left,
+    sql.OperationalError: _database_away,
+    sql.InterfaceError: _database_away,
+    sql.TimeoutError: _database_away,
+    psycopg.OperationalError: _database_away,
+    sql.InternalError: _database_ended_session,
+    psycopg.InternalError: _database_ended_session,
+    psycopg.InterfaceError: _database_away,
+    sql.DataError: _database_refused_data,
+    psycopg.DataError: _database_refused_data,
+    sql.IntegrityError: _database_conflict,
+    psycopg.IntegrityError: _database_conflict,
+}
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers. The last resort, `LastResortMiddleware`, is added by `make_app`."""
-    handlers: dict[type[Exception], Handler] = {
-        RelevoError: _relevo_error,
-        RequestValidationError: _bad_request,
-        HTTPException: _http_exception,
-        ClientDisconnect: _client_left,
-        sql.OperationalError: _database_away,
-        sql.InterfaceError: _database_away,
-        sql.TimeoutError: _database_away,
-        psycopg.OperationalError: _database_away,
-        sql.InternalError: _database_ended_session,
-        psycopg.InternalError: _database_ended_session,
-        psycopg.InterfaceError: _database_away,
-        sql.DataError: _database_refused_data,
-        psycopg.DataError: _database_refused_data,
-        sql.IntegrityError: _database_conflict,
-        psycopg.IntegrityError: _database_conflict,
-    }
-    for kind, handler in handlers.items():
+    for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
+
+
+async def last_resort(request: Request, error: Exception) -> Response:
+    """The problem that any exception is, as the handlers and the middleware make it; for a route outside of them."""
+    handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), None)
+    if handler is not None:
+        try:
+            return await handler(request, error)
+        except Exception as unforeseen:  # noqa: BLE001 - a handler that passes the error on
+            error = unforeseen
+    return _unforeseen(request.scope, error)
+
+
+def _unforeseen(scope: Scope, error: Exception) -> Response:
+    log.error(
+        "unforeseen error", method=scope["method"], path=scope["path"], error=type(error).__name__, exc_info=error
+    )
+    return problem(
+        500, "internal", "Internal error", "Something went wrong on our side; the logs name it by the request id."
+    )
 
 
 class LastResortMiddleware:
@@ -202,13 +224,7 @@ class LastResortMiddleware:
         except Exception as error:
             if started:
                 raise
-            log.exception("unforeseen error", method=scope["method"], path=scope["path"], error=type(error).__name__)
-            answer = problem(
-                500,
-                "internal",
-                "Internal error",
-                "Something went wrong on our side; the logs name it by the request id.",
-            )
+            answer = _unforeseen(scope, error)
             await answer(scope, receive, send)
 
 

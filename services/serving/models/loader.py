@@ -1,34 +1,44 @@
 """From a version's digest to a warm model: fetched, verified, checked, loaded, with the reader of its instances."""
 
 import time
+import uuid
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.serving.errors import NotLoadable
 from services.serving.models.catalogue import Pipeline, Version
-from services.serving.models.model import Model, open_model, read_signature
+from services.serving.models.model import Model, Signature, open_model, read_signature
+from services.serving.rows import RowCodec
 from shared.artifacts import ArtifactStore
 from shared.artifacts.base import sha256_hex
 from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, Unavailable
 from shared.instances import InstanceReader
 from shared.spec import CategoryFeature, NumberFeature, PipelineSpec, parse
 
+if TYPE_CHECKING:
+    from services.serving.lane import Lane
+
 CACHED_S = 3600.0
 """A cached artifact stays at least this long: it may be about to be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Loaded:
-    """A version that can answer: how its instances are read, and what scores them."""
+    """A version that can answer: how its rows are read, and what scores them."""
 
+    pipeline_id: uuid.UUID
+    pipeline_name: str
     version: Version
-    reader: InstanceReader
+    codec: RowCodec
     current_spec: int
-    """The pipeline's spec version that `reader` knows beside the version's own."""
+    """The pipeline's spec version that `codec` knows beside the version's own."""
     model: Model
     load_s: float
+    lane: "Lane | None" = None
+    """What answers with it, made when it is first asked."""
 
 
 class Loader:
@@ -60,13 +70,15 @@ class Loader:
             spec = parse(dict(pipeline.specs[version.spec_version]))
             signature = read_signature(version.signature)
             data = self._fetch(version.digest)
-            model = open_model(data, signature, time_name=spec.time, threads=self._threads)
-            reader = reader_for(spec, parse(dict(pipeline.spec)))
+            model = open_model(data, signature, threads=self._threads)
+            codec = codec_for(spec, parse(dict(pipeline.spec)), signature)
         except Unavailable:
             raise
         except (ArtifactCorrupt, ArtifactMissing, Invalid) as error:
             raise NotLoadable(f"Version {number} of {pipeline.name} cannot serve: {error.detail}") from error
-        return Loaded(version, reader, pipeline.spec_version, model, time.monotonic() - began)
+        return Loaded(
+            pipeline.id, pipeline.name, version, codec, pipeline.spec_version, model, time.monotonic() - began
+        )
 
     def forget_others(self, keep: Collection[str]) -> None:
         """Remove cached copies of artifacts that are not in use and were not fetched just now."""
@@ -90,11 +102,11 @@ class Loader:
 def refit(loaded: Loaded, pipeline: Pipeline) -> Loaded:
     """The same version, reading instances by the pipeline's current spec."""
     spec = parse(dict(pipeline.specs[loaded.version.spec_version]))
-    reader = reader_for(spec, parse(dict(pipeline.spec)))
-    return replace(loaded, reader=reader, current_spec=pipeline.spec_version)
+    codec = codec_for(spec, parse(dict(pipeline.spec)), loaded.model.signature)
+    return replace(loaded, codec=codec, current_spec=pipeline.spec_version, lane=None)
 
 
-def reader_for(spec: PipelineSpec, current: PipelineSpec) -> InstanceReader:
+def codec_for(spec: PipelineSpec, current: PipelineSpec, signature: Signature) -> RowCodec:
     """How the instances of a version are read.
 
     A client may already send what the current spec added, and it is logged; the model reads its own spec's fields alone. So a swap
@@ -112,4 +124,5 @@ def reader_for(spec: PipelineSpec, current: PipelineSpec) -> InstanceReader:
     merged = spec.model_copy(
         update={"features": {**spec.features, **optional}, "columns": list(dict.fromkeys([*spec.columns, *extras]))}
     )
-    return InstanceReader(merged, also=added.keys() - optional.keys())
+    also = added.keys() - optional.keys()
+    return RowCodec(InstanceReader(merged, also=also), merged, signature, decodes=not also)

@@ -1,19 +1,22 @@
-"""One model version in memory: an ONNX Runtime session that was checked against its signature and warmed. Rows in, scores out."""
+"""One model version in memory: an ONNX Runtime session checked against its signature and warmed. Tensors in, scores out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 
+from services.serving.run_cost import RunCost
 from shared.errors import Invalid
-from shared.instances import Instance, epoch_us
 from shared.onnx_check import check_model
 
 OUTPUT = "score"
-WARM_UP_ROWS = (1, 2, 32, 256)
+_OUTPUTS = [OUTPUT]
+MANY = 256
+WARM_UP_ROWS = (1, 2, 32, MANY)
 """Batch sizes run before a version may answer: the first run of a session allocates and is slow."""
 TIMED_RUNS = 5
 
@@ -65,46 +68,29 @@ def read_signature(document: Mapping[str, Any]) -> Signature:
 class Model:
     """A session ready to answer. `score` may be called from several threads at once."""
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature, time_name: str, run_s: float) -> None:
+    def __init__(self, session: ort.InferenceSession, signature: Signature, cost: RunCost) -> None:
         self._session = session
-        self._inputs = signature.inputs
-        self._time_name = time_name
-        self.run_s = run_s
-        """Measured time of one row alone, seconds."""
+        self.signature = signature
+        self.cost = cost
+        """What a run takes, as measured when the model was warmed."""
 
-    def score(self, rows: Sequence[Instance]) -> np.ndarray:
-        """The scores of the rows, float32 [n]: a probability for a binary task, else the predicted value."""
-        scores: np.ndarray = self._session.run([OUTPUT], self.feeds(rows))[0]
+    def score(self, feeds: Feeds) -> np.ndarray:
+        """The scores of n rows, float32 [n]: a probability for a binary task, else the predicted value.
+
+        Args:
+            feeds: an array for each input: category object [n], number float32 [n], timestamp int64 [n], vector float32
+                [n, length].
+        """
+        scores: np.ndarray = self._session.run(_OUTPUTS, feeds)[0]
         return scores
 
-    def feeds(self, rows: Sequence[Instance]) -> Feeds:
-        """The input tensors: category object [n] ('' where missing), number float32 [n] (NaN where missing), timestamp int64 [n]
-        (epoch microseconds UTC), vector float32 [n, length].
-        """
-        return {given.name: self._feed(given, rows) for given in self._inputs}
 
-    def _feed(self, given: Input, rows: Sequence[Instance]) -> np.ndarray:
-        name = given.name
-        match given.kind:
-            case "category":
-                return np.array([row.payload.get(name, "") for row in rows], dtype=object)
-            case "number":
-                return _float32([row.payload.get(name, np.nan) for row in rows])
-            case "timestamp" if name == self._time_name:
-                return np.array([epoch_us(row.time) for row in rows], dtype=np.int64)
-            case "timestamp":
-                return np.array([row.payload[name] for row in rows], dtype=np.int64)
-            case "vector":
-                return _float32([row.payload[name] for row in rows])
-
-
-def open_model(data: bytes, signature: Signature, *, time_name: str, threads: int) -> Model:
+def open_model(data: bytes, signature: Signature, *, threads: int) -> Model:
     """Check, load and warm a model. Blocks, for seconds with a large one.
 
     Args:
         data: the ONNX file's bytes, already known to have the version's digest.
         signature: what the registry says the file takes.
-        time_name: the spec's event time, which stands beside an instance's payload.
         threads: intra-op threads; 1 keeps a run on the calling thread.
 
     Raises:
@@ -119,10 +105,20 @@ def open_model(data: bytes, signature: Signature, *, time_name: str, threads: in
     _check_signature(session, signature)
     for count in WARM_UP_ROWS:
         _warm(session, signature, count)
-    began = time.perf_counter()
+    return Model(
+        session, signature, RunCost.measured(_timed(session, signature, 1), _timed(session, signature, MANY), MANY)
+    )
+
+
+def _timed(session: ort.InferenceSession, signature: Signature, count: int) -> float:
+    """Seconds of one run over so many rows: the median of a few."""
+    feeds = _synthetic(signature, count)
+    times = []
     for _ in range(TIMED_RUNS):
-        _warm(session, signature, 1)
-    return Model(session, signature, time_name, (time.perf_counter() - began) / TIMED_RUNS)
+        began = time.perf_counter()
+        session.run(_OUTPUTS, feeds)
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -189,9 +185,3 @@ def _synthetic(signature: Signature, count: int) -> Feeds:
 
 _HOUR_US = np.int64(3_600_000_000)
 _SYNTHETIC_TIME_US = np.int64(1_700_000_000_000_000)
-
-
-def _float32(values: list[Any]) -> np.ndarray:
-    """As the trainer casts them: what float32 cannot hold becomes infinite, which the graph clamps."""
-    with np.errstate(over="ignore"):
-        return np.array(values, dtype=np.float64).astype(np.float32)

@@ -71,10 +71,14 @@ class Lease:
         self._slot = slot
         self._release = release
 
+    def release(self) -> None:
+        """End it; a block does so by itself."""
+        self._release(self._slot)
+
     def __enter__(self) -> "Lease":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._release(self._slot)
+        self.release()

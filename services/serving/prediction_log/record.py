@@ -1,99 +1,58 @@
-"""One answered request as it is logged: from the answer to bytes in a segment, and from those to a database row."""
+"""One answered request as it is logged: JSON that PostgreSQL itself takes apart, behind the two figures that shipping needs.
 
-import uuid
+The rows are logged as they were sent wherever the body says just what was read: nothing is encoded a second time on the way to
+the answer, and serving never parses a record again.
+"""
+
+import struct
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
 
 import orjson
 
-from shared.ids import id_time
-from shared.instances import Instance, epoch_us, from_epoch_us
+_HEAD = struct.Struct("<BQI")
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRecord:
-    """One answered /predict request: the columns of `prediction_requests` that serving knows."""
+class Logged:
+    """A record as read from the log."""
 
-    request_id: uuid.UUID
-    pipeline_id: uuid.UUID
-    version_id: uuid.UUID
-    version_number: int
-    generation: int
-    pinned: bool
-    keys: list[str]
-    event_times: list[datetime]
-    available_ats: list[datetime]
-    instances: list[dict[str, Any]]
-    scores: list[float]
-    latency_us: int
-    api_key_id: str
-    caller_request_id: str
+    requested_ms: int
+    """When the request was made, Unix milliseconds: the time in its id."""
+    rows: int
+    document: bytes
+    """JSON: `request`, `pipeline`, `version` (hex ids), `number`, `generation`, `pinned`, `api_key`, `caller_request`,
+    `latency_us`; `keys`, `times` and `available` (epoch microseconds), `scores`, one entry a row; `sent` (the body, whose
+    `instances` are the rows) or `rows` (the rows themselves); `not_logged`: names in a row that are no part of its instance."""
 
     @property
     def requested_at(self) -> datetime:
-        """The request id's own time: with the id it makes the row's key, so a row shipped twice is recognised."""
-        return id_time(self.request_id)
+        """`requested_ms` as a moment."""
+        return datetime.fromtimestamp(self.requested_ms / 1000, UTC)
 
 
-def encode(
-    *,
-    request_id: uuid.UUID,
-    pipeline_id: uuid.UUID,
-    version_id: uuid.UUID,
-    version_number: int,
-    generation: int,
-    pinned: bool,
-    rows: list[Instance],
-    scores: list[float],
-    latency_us: int,
-    api_key_id: str,
-    caller_request_id: str,
-) -> bytes:
+def encode(requested_ms: int, rows: int, document: bytes) -> bytes:
     """The payload of one log frame."""
-    return orjson.dumps(
-        {
-            "request": request_id.hex,
-            "pipeline": pipeline_id.hex,
-            "version": version_id.hex,
-            "number": version_number,
-            "generation": generation,
-            "pinned": pinned,
-            "keys": [row.key for row in rows],
-            "times": [epoch_us(row.time) for row in rows],
-            "available": [epoch_us(row.available_at) for row in rows],
-            "instances": [row.payload for row in rows],
-            "scores": scores,
-            "latency_us": latency_us,
-            "api_key": api_key_id,
-            "caller_request": caller_request_id,
-        }
-    )
+    return _HEAD.pack(FORMAT, requested_ms, rows) + document
 
 
-def decode(payload: bytes) -> PredictionRecord:
+def decode(payload: bytes) -> Logged:
     """The record of one log frame.
 
     Raises:
         ValueError: the payload is not one that `encode` made.
     """
-    try:
-        fields = orjson.loads(payload)
-        return PredictionRecord(
-            request_id=uuid.UUID(hex=fields["request"]),
-            pipeline_id=uuid.UUID(hex=fields["pipeline"]),
-            version_id=uuid.UUID(hex=fields["version"]),
-            version_number=fields["number"],
-            generation=fields["generation"],
-            pinned=fields["pinned"],
-            keys=fields["keys"],
-            event_times=[from_epoch_us(value) for value in fields["times"]],
-            available_ats=[from_epoch_us(value) for value in fields["available"]],
-            instances=fields["instances"],
-            scores=fields["scores"],
-            latency_us=fields["latency_us"],
-            api_key_id=fields["api_key"],
-            caller_request_id=fields["caller_request"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a log frame lacks or misstates a field: {error}") from None
+    if len(payload) <= _HEAD.size or payload[0] != FORMAT:
+        raise ValueError(f"a log frame is of format {payload[:1].hex()}, not {FORMAT:02x}")
+    _, requested_ms, rows = _HEAD.unpack_from(payload)
+    return Logged(requested_ms, rows, payload[_HEAD.size :])
+
+
+def plainer(record: Logged) -> Logged:
+    """The same record with every number written again as a double: PostgreSQL refuses some that JSON allows (1e-20000).
+
+    Raises:
+        ValueError: the document is not JSON.
+    """
+    return Logged(record.requested_ms, record.rows, orjson.dumps(orjson.loads(record.document)))

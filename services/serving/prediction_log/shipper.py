@@ -11,7 +11,7 @@ import structlog
 
 from services.serving import metrics
 from services.serving.prediction_log.folder import claim_orphans
-from services.serving.prediction_log.record import PredictionRecord, decode
+from services.serving.prediction_log.record import Logged, decode, plainer
 from services.serving.prediction_log.spool import Batch, Spool
 
 log = structlog.stdlib.get_logger(__name__)
@@ -28,7 +28,7 @@ class RecordRefused(Exception):
     """The database will never take this record; sending it again is no use."""
 
 
-Store = Callable[[Sequence[PredictionRecord]], None]
+Store = Callable[[Sequence[Logged]], None]
 """Stores records for good, each once however often it is given. Raises RecordRefused, or anything else to be tried again."""
 
 
@@ -109,9 +109,9 @@ class Shipper:
         records = self._decode(folder, batch)
         if records:
             self.oldest = records[0].requested_at
-            self._store_or_set_aside(folder, records, batch.payloads)
+            self._store_or_set_aside(folder, records)
         spool.shipped(batch)
-        metrics.SHIPPED.inc(sum(len(record.keys) for record in records))
+        metrics.SHIPPED.inc(sum(record.rows for record in records))
         return True
 
     def _ship_orphans(self) -> None:
@@ -121,7 +121,7 @@ class Shipper:
             while not self._stopping.is_set() and self._ship_one(folder.path, spool):
                 pass
 
-    def _decode(self, folder: Path, batch: Batch) -> list[PredictionRecord]:
+    def _decode(self, folder: Path, batch: Batch) -> list[Logged]:
         records = []
         for payload in batch.payloads:
             try:
@@ -130,18 +130,22 @@ class Shipper:
                 self._set_aside(folder, payload, str(error))
         return records
 
-    def _store_or_set_aside(self, folder: Path, records: list[PredictionRecord], payloads: list[bytes]) -> None:
+    def _store_or_set_aside(self, folder: Path, records: list[Logged]) -> None:
         try:
             self._store(records)
         except RecordRefused:
             # One bad record must not hold up the others: find it by storing each alone.
-            for payload in payloads:
-                try:
-                    self._store([decode(payload)])
-                except RecordRefused as error:
-                    self._set_aside(folder, payload, str(error))
-                except ValueError:
-                    continue  # set aside when the batch was decoded
+            for record in records:
+                self._store_alone(folder, record)
+
+    def _store_alone(self, folder: Path, record: Logged) -> None:
+        try:
+            try:
+                self._store([record])
+            except RecordRefused:
+                self._store([plainer(record)])
+        except (RecordRefused, ValueError) as error:
+            self._set_aside(folder, record.document, str(error))
 
     def _set_aside(self, folder: Path, payload: bytes, reason: str) -> None:
         log.error("a logged prediction cannot be stored and is set aside", file=REFUSED_FILE, reason=reason)

@@ -104,14 +104,14 @@ class Spool:
         if disk.f_bavail * disk.f_frsize < FREE_BYTES:
             raise LogUnwritable("the disk of the prediction log is full")
 
-    def append(self, payload: bytes) -> None:
-        """Write one record; when this returns, killing the process does not lose it.
+    def append(self, *payloads: bytes) -> None:
+        """Write records, all or none, in one system call; when this returns, killing the process does not lose them.
 
         Raises:
             LogFull: too much waits to be shipped.
             LogUnwritable: the disk is full or broken. Nothing was appended.
         """
-        data = frame(payload)
+        data = b"".join(map(frame, payloads))
         with self._lock:
             if self._waiting() + len(data) > self._limit_bytes:
                 raise LogFull(

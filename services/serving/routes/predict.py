@@ -1,18 +1,14 @@
-"""POST /predict and /v1/models/{p}/predict."""
+"""POST /predict and /v1/models/{p}/predict: raw routes, since what FastAPI does for a request costs more than a prediction."""
 
 from typing import Any
 
-from fastapi import Request, Response
 from pydantic import BaseModel
 
-from services.serving.routes.state import Serving, ServingDep
+from services.serving.routes.state import Serving
 from services.serving.schemas import ModelPredictRequest, PredictRequest, PredictResponse
 from shared.contracts.scopes import Scope
-from shared.errors import UnsupportedMedia
-from shared.observability.context import request_id
-from shared.spec.types import Name
-from shared.web.auth import GuardedRouter, principal, requires
-from shared.web.body import is_json
+from shared.web.auth import GuardedRouter
+from shared.web.raw import Call, raw
 
 router = GuardedRouter(tags=["predict"])
 
@@ -22,33 +18,27 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-@router.post(
+@raw(
+    router,
     "/predict",
-    dependencies=[requires(Scope.PREDICT)],
+    scope=Scope.PREDICT,
     response_model=PredictResponse,
     openapi_extra=json_body(PredictRequest),
 )
-async def predict(request: Request, serving: ServingDep) -> Response:
+async def predict(call: Call) -> bytes:
     """Score rows with the live model; each answer is logged before it leaves."""
-    return await _answer(request, serving, None)
+    serving: Serving = call.app.state.serving
+    return await serving.predictor.predict(call, None)
 
 
-@router.post(
+@raw(
+    router,
     "/v1/models/{p}/predict",
-    dependencies=[requires(Scope.PREDICT)],
+    scope=Scope.PREDICT,
     response_model=PredictResponse,
     openapi_extra=json_body(ModelPredictRequest),
 )
-async def predict_with(p: Name, request: Request, serving: ServingDep) -> Response:
+async def predict_with(call: Call) -> bytes:
     """Score rows with the live model of one pipeline; each answer is logged before it leaves."""
-    return await _answer(request, serving, p)
-
-
-async def _answer(request: Request, serving: Serving, model: str | None) -> Response:
-    # Read here and not by FastAPI: large bodies are parsed and checked off the event loop, rows without a model object each.
-    if not is_json(request.headers.get("content-type", "")):
-        raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
-    answer = await serving.predictor.predict(
-        await request.body(), model=model, caller=principal(request), caller_request_id=request_id.get()
-    )
-    return Response(answer, media_type="application/json")
+    serving: Serving = call.app.state.serving
+    return await serving.predictor.predict(call, call.path["p"])

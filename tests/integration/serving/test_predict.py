@@ -165,14 +165,12 @@ async def test_the_metrics_tell_what_serves_and_how_far_the_log_is(registry: Reg
         assert f"relevo_serving_{name}" in text
 
 
-async def test_more_than_can_be_scored_is_told_to_come_back(
-    registry: Registry, replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_more_than_can_be_scored_is_told_to_come_back(registry: Registry, replica: Replica) -> None:
     registry.pipeline()
     registry.version(tiny_model(0.25))
     await replica.promote(1)
     many = [flight(row) for row in range(100)]
-    monkeypatch.setattr("services.serving.predict.MOST_WAITING", 1)
+    replica.serving.settings.most_waiting_rows = 150
     answers = await asyncio.gather(*(replica.predict(*many) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200, 503}
     refused = next(answer for answer in answers if answer.status_code == 503)

@@ -1,6 +1,5 @@
 """A model answers only after its file, its signature and its warm-up are in order."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,11 @@ from spox import Tensor, argument
 
 from services.serving.models.model import Model, open_model, read_signature
 from shared.errors import Invalid
-from shared.instances import Instance
 from tests.unit.serving.tiny_model import SIGNATURE, finish, tiny_model
-
-AT = datetime(2013, 6, 2, 16, tzinfo=UTC)
 
 
 def opened(data: bytes, signature: dict[str, Any] = SIGNATURE) -> Model:
-    return open_model(data, read_signature(signature), time_name="departs", threads=1)
-
-
-def row(**payload: Any) -> Instance:
-    return Instance("k", AT, AT, payload)
+    return open_model(data, read_signature(signature), threads=1)
 
 
 def with_input(kind: str, **fields: Any) -> dict[str, Any]:
@@ -41,31 +33,15 @@ def one_input(dtype: Any, shape: tuple[Any, ...], score: Any) -> bytes:
 
 def test_rows_become_scores() -> None:
     model = opened(tiny_model(0.25, weight=0.5))
-    scores = model.score([row(carrier="AA", distance=500.0), row(), row(carrier="UA", distance=1000.0)])
+    feeds = {
+        "carrier": np.array(["AA", "", "UA"], dtype=object),
+        "distance": np.array([500, np.nan, 1000], dtype=np.float32),
+        "departs": np.full(3, 1_370_188_800_000_000),
+    }
+    scores = model.score(feeds)
     assert scores.dtype == np.float32
     assert scores.tolist() == [0.625, 0.25, 0.75]
-    assert model.run_s > 0
-
-
-def test_the_tensors_are_those_of_the_trainer() -> None:
-    feeds = opened(tiny_model(0.5)).feeds([row(carrier="AA", distance=1e300), row()])
-    assert feeds["carrier"].tolist() == ["AA", ""]
-    assert feeds["distance"].dtype == np.float32
-    assert feeds["distance"][0] == np.inf, "the graph clamps what float32 cannot hold"
-    assert np.isnan(feeds["distance"][1])
-    assert feeds["departs"].tolist() == [1370188800000000] * 2
-
-
-def test_vectors_and_timestamps_beside_the_event_time() -> None:
-    signature = {
-        "inputs": [{"name": "v", "kind": "vector", "length": 3}, {"name": "seen", "kind": "timestamp"}],
-        "output": "score",
-        "task": "regression",
-    }
-    vector, seen = argument(Tensor(np.float32, ("n", 3))), argument(Tensor(np.int64, ("n",)))
-    total = op.reduce_sum(vector, op.const(np.array([1])), keepdims=0)
-    model = opened(finish({"v": vector, "seen": seen}, op.add(total, op.cast(seen, to=np.float32))), signature)
-    assert model.score([row(v=[1.0, 2.0, 3.0], seen=10), row(v=[0.0, 0.0, 0.5], seen=0)]).tolist() == [16.0, 0.5]
+    assert model.cost.of(1) > 0
 
 
 REFUSED = {

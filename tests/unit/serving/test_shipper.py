@@ -2,39 +2,30 @@
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+import pytest
 
 from services.serving.prediction_log import shipper as module
 from services.serving.prediction_log.folder import claim
-from services.serving.prediction_log.record import PredictionRecord, decode, encode
+from services.serving.prediction_log.record import Logged, decode, encode
 from services.serving.prediction_log.shipper import RecordRefused, Shipper
 from services.serving.prediction_log.spool import Spool
 from shared.ids import id_time, new_id
-from shared.instances import Instance
 
-AT = datetime(2013, 6, 2, 16, tzinfo=UTC)
 DEADLINE_S = 30
 
 
 def record(key: str) -> bytes:
-    return encode(
-        request_id=new_id(),
-        pipeline_id=uuid.UUID(int=1),
-        version_id=uuid.UUID(int=2),
-        version_number=3,
-        generation=4,
-        pinned=False,
-        rows=[Instance(key, AT, AT, {"carrier": "AA"})],
-        scores=[0.5],
-        latency_us=100,
-        api_key_id="aaaaaaaaaaaa",
-        caller_request_id="r",
-    )
+    request_id = new_id()
+    return encode(request_id.int >> 80, 1, orjson.dumps({"request": request_id.hex, "keys": [key]}))
+
+
+def key_of(record: Logged) -> str:
+    key: str = orjson.loads(record.document)["keys"][0]
+    return key
 
 
 class Table:
@@ -43,20 +34,20 @@ class Table:
     def __init__(self, refused: Sequence[str] = ()) -> None:
         self.away = threading.Event()
         self.refused = set(refused)
-        self.rows: dict[uuid.UUID, PredictionRecord] = {}
+        self.rows: dict[str, Logged] = {}
         self.tries = 0
 
-    def __call__(self, records: Sequence[PredictionRecord]) -> None:
+    def __call__(self, records: Sequence[Logged]) -> None:
         self.tries += 1
         if self.away.is_set():
             raise ConnectionError("away")
-        if any(row.keys[0] in self.refused for row in records):
+        if any(key_of(record) in self.refused for record in records):
             raise RecordRefused("no")
-        for row in records:
-            self.rows.setdefault(row.request_id, row)
+        for record in records:
+            self.rows.setdefault(orjson.loads(record.document)["request"], record)
 
     def keys(self) -> list[str]:
-        return [row.keys[0] for row in self.rows.values()]
+        return [key_of(record) for record in self.rows.values()]
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -76,16 +67,14 @@ def start(root: Path, table: Table) -> tuple[Spool, Shipper]:
 
 def test_a_record_survives_its_encoding() -> None:
     request_id = new_id()
-    rows = [Instance("a", AT, AT, {"x": 1.5, "v": [1.0]}), Instance("b", AT, AT, {})]
-    read = decode(
-        encode(
-            request_id=request_id, pipeline_id=uuid.UUID(int=1), version_id=uuid.UUID(int=2), version_number=3, generation=4,
-            pinned=True, rows=rows, scores=[0.25, 0.75], latency_us=7, api_key_id="k", caller_request_id="r",
-        )
-    )  # fmt: skip
-    assert (read.request_id, read.requested_at) == (request_id, id_time(request_id))
-    assert (read.keys, read.event_times, read.available_ats) == (["a", "b"], [AT, AT], [AT, AT])
-    assert (read.instances, read.scores, read.pinned) == ([{"x": 1.5, "v": [1.0]}, {}], [0.25, 0.75], True)
+    read = decode(encode(request_id.int >> 80, 3, b'{"x":1}'))
+    assert (read.requested_at, read.rows, read.document) == (id_time(request_id), 3, b'{"x":1}')
+
+
+def test_a_frame_of_another_format_is_no_record() -> None:
+    for payload in (b"", b"{}", b'{"no": "record"}', b"\x02", encode(1, 1, b"x")[:-1]):
+        with pytest.raises(ValueError, match="format"):
+            decode(payload)
 
 
 def test_everything_is_shipped_and_the_rest_at_the_end(tmp_path: Path) -> None:

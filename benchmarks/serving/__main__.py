@@ -1,0 +1,196 @@
+"""Serving's speed on one core, as a share of the floor measured beside it in the same run.
+
+    python -m benchmarks.serving [--rounds 3] [--seconds 4] [--plain/--no-plain]
+
+Relevo does everything it does in production: key check, validation, metrics, write-ahead log. All its serving processes share one
+core; wrk, PostgreSQL and the rest of the stack have another. The apps take turns within each round, so that a slow minute of the
+machine meets all of them. The floor is the same HTTP server with an app that parses the JSON and answers a constant.
+
+Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "p99_ms", "floor_rps", "errors", "logged"}`, cases as connections x rows.
+"""
+
+import argparse
+import json
+import os
+import signal
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime as ort
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.serving import stack, wrk
+from benchmarks.serving.rows import request_body
+from cli.stack.ports import free_ports
+
+ONE_ROW, MANY_ROWS = ((1, 1), (16, 1), (64, 1)), ((16, 100),)
+LATENCY_LOAD = 0.7
+DRAIN_DEADLINE_S = 600
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4, help="of each load")
+    parser.add_argument(
+        "--plain", action=argparse.BooleanOptionalAction, default=True, help="measure the plain app too"
+    )
+    options = parser.parse_args()
+    console = Console(width=110, highlight=False)
+    wrk.require_wrk()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped however this ends
+    serving_core, load_core = sorted(os.sched_getaffinity(0))[:2]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as life:
+        ports = free_ports(())
+        with console.status("Starting the stack and releasing a model"):
+            base = next(port for port in ports if all(_free(port + offset) for offset in range(stack.SERVICES)))
+            relevo = life.enter_context(
+                stack.running(Path(folder), base, serving_core=serving_core, other_core=load_core)
+            )
+            apps = {"floor": life.enter_context(stack.app("floor", next(ports), serving_core))}
+            if options.plain:
+                apps["plain"] = life.enter_context(
+                    stack.app("plain", next(ports), serving_core, MODEL=str(relevo.model))
+                )
+            apps["relevo"] = relevo.serving
+        bench = _Bench(console, apps, relevo.key, options.rounds, options.seconds, load_core)
+        for rows in (1, 32, 100, 1024):
+            console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
+        bench.measure(ONE_ROW)
+        answered = relevo.metric("relevo_serving_predictions_total")
+        drain_s = _drain(relevo, answered)
+        console.print(f"one-row cases: {answered:,.0f} predictions in PostgreSQL {drain_s:.1f} s after the last answer")
+        bench.latency(64)
+        _drain(relevo, relevo.metric("relevo_serving_predictions_total"))
+        bench.measure(MANY_ROWS)
+        before, total = relevo.logged(), relevo.metric("relevo_serving_predictions_total")
+        drain_s = _drain(relevo, total)
+        console.print(
+            f"16x100: {total - before:,.0f} rows were left to ship; {(total - before) / max(drain_s, 1e-9):,.0f} rows/s"
+        )
+        bench.report(logged=relevo.logged() / total)
+
+
+class _Bench:
+    def __init__(
+        self, console: Console, apps: dict[str, str], key: str, rounds: int, seconds: float, core: int
+    ) -> None:
+        self._console, self._apps, self._key = console, apps, key
+        self._rounds, self._seconds, self._core = rounds, seconds, core
+        self._loads: dict[tuple[str, str], list[wrk.Load]] = {}
+        self._latency: dict[str, wrk.Load] = {}
+
+    def measure(self, cases: tuple[tuple[int, int], ...]) -> None:
+        """All apps in turn, in every case, `rounds` times."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task("Loads", total=len(cases) * len(self._apps) * self._rounds)
+            for connections, rows in cases:
+                body = request_body(rows)
+                for name in self._apps:
+                    self._run(name, body, connections, 1)  # warm
+                for _ in range(self._rounds):
+                    for name in self._apps:
+                        load = self._run(name, body, connections, self._seconds)
+                        self._loads.setdefault((f"{connections}x{rows}", name), []).append(load)
+                        progress.advance(task)
+        for connections, rows in cases:
+            self._show(f"{connections}x{rows}")
+
+    def latency(self, connections: int) -> None:
+        """Relevo at 70 % of its peak: each connection thinks between two requests."""
+        peak = median(load.rate for load in self._loads[(f"{connections}x1", "relevo")])
+        wanted = LATENCY_LOAD * peak
+        think_ms = connections / wanted * 1e3
+        for _ in range(3):
+            load = self._run("relevo", request_body(1), connections, self._seconds, think_ms)
+            think_ms = max(0.1, think_ms + connections * 1e3 * (1 / wanted - 1 / load.rate))
+        self._latency["70%"] = load = self._run("relevo", request_body(1), connections, self._seconds * 2, think_ms)
+        self._console.print(
+            f"at {load.rate / peak:.0%} of peak ({load.rate:,.0f}/s): p50 {load.p50_ms:.2f} ms, p99 {load.p99_ms:.2f} ms, "
+            f"max {load.max_ms:.1f} ms"
+        )
+
+    def report(self, *, logged: float) -> None:
+        """The last line."""
+        every = [load for loads in self._loads.values() for load in loads] + list(self._latency.values())
+        print(
+            json.dumps(
+                {
+                    "share": {case: round(self._share(case), 3) for case in self._cases()},
+                    "p99_ms": {
+                        **{
+                            case: round(median(load.p99_ms for load in self._loads[(case, "relevo")]), 2)
+                            for case in self._cases()
+                        },
+                        **{at: round(load.p99_ms, 2) for at, load in self._latency.items()},
+                    },
+                    "floor_rps": {
+                        case: round(median(load.rate for load in self._loads[(case, "floor")]))
+                        for case in self._cases()
+                    },
+                    "errors": sum(load.errors for load in every),
+                    "logged": round(min(logged, 1.0), 6) if logged <= 1 else logged,
+                }
+            )
+        )
+
+    def _run(self, name: str, body: bytes, connections: int, seconds: float, think_ms: float = 0) -> wrk.Load:
+        key = self._key if name == "relevo" else ""
+        url = f"{self._apps[name]}/predict"
+        return wrk.run(url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms)
+
+    def _cases(self) -> list[str]:
+        return list(dict.fromkeys(case for case, _ in self._loads))
+
+    def _share(self, case: str, name: str = "relevo") -> float:
+        pairs = zip(self._loads[(case, name)], self._loads[(case, "floor")], strict=True)
+        return median(load.rate / floor.rate for load, floor in pairs)
+
+    def _show(self, case: str) -> None:
+        for name in self._apps:
+            loads = self._loads[(case, name)]
+            shares = [load.rate / floor.rate for load, floor in zip(loads, self._loads[(case, "floor")], strict=True)]
+            self._console.print(
+                f"{case:>7} {name:<7} {median(load.rate for load in loads):9,.0f} requests/s   share of the floor "
+                f"{median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})   p50 {median(load.p50_ms for load in loads):7.2f} "
+                f"p99 {median(load.p99_ms for load in loads):7.2f} ms   errors {sum(load.errors for load in loads)}"
+            )
+
+
+def _drain(relevo: stack.Stack, rows: float) -> float:
+    """Seconds until so many rows are in PostgreSQL."""
+    began = time.monotonic()
+    while (found := relevo.logged()) < rows:
+        if time.monotonic() - began > DRAIN_DEADLINE_S:
+            raise SystemExit(f"after {DRAIN_DEADLINE_S} s only {found:,} of {rows:,.0f} predictions are in PostgreSQL")
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def _model_alone_us(path: Path, rows: int) -> float:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feeds = {given.name: np.zeros(rows, np.float32) for given in session.get_inputs()}
+    times = []
+    for _ in range(300):
+        began = time.perf_counter()
+        session.run(["score"], feeds)
+        times.append(time.perf_counter() - began)
+    return median(times) * 1e6
+
+
+def _free(port: int) -> bool:
+    from cli.stack.ports import is_free
+
+    return port < 65_536 and is_free(port)
+
+
+if __name__ == "__main__":
+    main()

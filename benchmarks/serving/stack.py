@@ -1,0 +1,125 @@
+"""The stack that is measured: started in a folder of its own, one model released through the public APIs, every process pinned."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import orjson
+import psycopg
+
+from benchmarks.serving.rows import NAME, PIPELINE, training_events
+from cli.addresses import of_stack
+from cli.client import Client
+from cli.wait import wait_for
+from shared.registry.states import CycleState
+
+SERVICES = 4
+OVER = {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack with the measured model live."""
+
+    serving: str
+    """Base address of serving."""
+    key: str
+    model: Path
+    """The live version's ONNX file."""
+    serving_pid: int
+    database_url: str
+
+    def metric(self, name: str) -> float:
+        """Sum of all series of one metric that serving exports."""
+        text = httpx.get(f"{self.serving}/metrics", timeout=30).text
+        lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def logged(self) -> int:
+        """Rows of the prediction log in PostgreSQL. The one thing measured that no route tells."""
+        with psycopg.connect(self.database_url) as connection:
+            row = connection.execute("select coalesce(sum(cardinality(keys)), 0) from prediction_requests").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@contextlib.contextmanager
+def running(home: Path, port_base: int, *, serving_core: int, other_core: int) -> Iterator[Stack]:
+    """Start, release, pin; stopped when the block ends.
+
+    Args:
+        serving_core: CPU for all processes of serving.
+        other_core: CPU for everything else, engines included.
+    """
+    _relevo("up", "--detach", "--home", str(home), "--port-base", str(port_base))
+    try:
+        addresses = of_stack(home)
+        with Client(addresses) as client:
+            _release(client)
+            version = next(iter(client.versions(NAME)))
+        pids = orjson.loads((home / "stack.json").read_bytes())["pids"]
+        for name, pid in pids.items():
+            pin(pid, serving_core if name == "serving" else other_core)
+        environment = dict(
+            entry.split("=", 1)
+            for entry in Path(f"/proc/{pids['serving']}/environ").read_text().split("\0")
+            if "=" in entry
+        )
+        digest = version["digest"].removeprefix("sha256:")
+        model = next(path for path in (home / "artifacts").rglob(f"*{digest}*") if path.is_file())
+        yield Stack(addresses.of("serving"), addresses.key, model, pids["serving"], environment["DATABASE_URL"])
+    finally:
+        _relevo("down", "--home", str(home))
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process, its threads and its descendants on one CPU."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            os.sched_setaffinity(int(task.name), {core})
+            for child in (task / "children").read_text().split():
+                pin(int(child), core)
+
+
+def _release(client: Client) -> None:
+    client.apply(PIPELINE)
+    events = b"\n".join(orjson.dumps(event) for event in training_events(datetime.now(UTC)))
+    client.ingest(NAME, events, "application/x-ndjson")
+    cycle = client.start_cycle(NAME)
+    ended = wait_for(cycle, lambda: client.cycle(NAME, cycle["id"]), OVER, lambda _: None, deadline_s=600)
+    if ended["state"] != CycleState.RELEASED:
+        raise RuntimeError(f"the measured model was not released: {ended['state']}: {ended['reason']}")
+
+
+def _relevo(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "cli.main", *words], stdout=subprocess.DEVNULL, check=True)
+
+
+@contextlib.contextmanager
+def app(module: str, port: int, core: int, **environment: str) -> Iterator[str]:
+    """One of the other apps, `python -m benchmarks.serving.<module>`, on its CPU; its base address."""
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), sys.executable, "-m", f"benchmarks.serving.{module}"],
+        env={**os.environ, **environment, "PORT": str(port), "OMP_NUM_THREADS": "1"},
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise RuntimeError(f"benchmarks.serving.{module} ended with {process.returncode}")
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(address + "/", timeout=5)
+                break
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()

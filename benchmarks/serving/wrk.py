@@ -1,0 +1,72 @@
+"""Runs wrk, pinned to the load's core, and reads what it measured."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True)
+class Load:
+    """One measured load."""
+
+    requests: int
+    seconds: float
+    errors: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+def require_wrk() -> None:
+    """Raises SystemExit with the cure when wrk is not installed."""
+    if shutil.which("wrk") is None:
+        raise SystemExit(
+            "This benchmark makes its load with wrk, which is not on the PATH; install it (apt-get install wrk)."
+        )
+
+
+def run(url: str, body: bytes, *, key: str, connections: int, seconds: float, core: int, think_ms: float = 0) -> Load:
+    """Load one address.
+
+    Args:
+        key: API key; empty for none.
+        connections: kept open, each with one request at a time.
+        core: CPU that wrk may use.
+        think_ms: mean pause of a connection between two requests.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        environment = {**os.environ, "BODY": file.name, "API_KEY": key, "THINK_MS": str(think_ms)}
+        command = [
+            "taskset",
+            "-c",
+            str(core),
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(1, round(seconds))}s",
+            "--timeout",
+            "20s",
+            "-s",
+            str(SCRIPT),
+            url,
+        ]
+        found = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    line = next((line for line in found.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        raise RuntimeError(f"wrk printed no result:\n{found.stdout}{found.stderr}")
+    return Load(**json.loads(line.removeprefix("RESULT ")))

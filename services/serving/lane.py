@@ -1,0 +1,216 @@
+"""One loaded version at work: batches of rows to answers and log records, which are on disk before the answers leave."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import structlog
+
+from services.serving import metrics
+from services.serving.batching import Batcher
+from services.serving.config import ServingSettings
+from services.serving.errors import LogFull, LogUnwritable
+from services.serving.instances import MAX_ERRORS
+from services.serving.models.loader import Loaded
+from services.serving.models.slots import Lease
+from services.serving.prediction_log import record
+from services.serving.prediction_log.spool import Spool
+from services.serving.rows import Row
+from shared.errors import FieldError, Invalid
+from shared.prediction_ids import PredictionIds
+from shared.web.raw import Call
+
+log = structlog.stdlib.get_logger(__name__)
+
+MOST_HEADS = 1024
+
+_json = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class Job:
+    """One request whose rows are read."""
+
+    rows: list[Row]
+    sent: bytes | None
+    """The body, when it may be logged as it is."""
+    call: Call
+    lease: Lease
+    began_s: float
+    size: int = field(init=False)
+    """Rows."""
+
+    def __post_init__(self) -> None:
+        self.size = len(self.rows)
+
+
+@dataclass(slots=True)
+class Scored:
+    """A request's answer and its log record, both as bytes."""
+
+    answer: bytes
+    record: bytes
+    score_sum: float
+
+
+class _Prediction(msgspec.Struct, gc=False):
+    prediction_id: str
+    key: str
+    score: float
+
+
+class _Record(msgspec.Struct, gc=False, omit_defaults=True):
+    """What differs from record to record; see `record.Logged` for the rest."""
+
+    request: str
+    caller_request: str
+    latency_us: int
+    keys: list[str]
+    times: list[int]
+    available: list[int]
+    scores: list[float]
+    sent: msgspec.Raw | None = None
+    rows: list[Row] | None = None
+
+
+class Lane:
+    """Scores, answers and logs the requests to one loaded version."""
+
+    def __init__(
+        self, loaded: Loaded, ids: PredictionIds, spool: Spool, pool: Executor, settings: ServingSettings
+    ) -> None:
+        self._loaded = loaded
+        self._name = loaded.pipeline_name
+        self._ids = ids
+        self._spool = spool
+        self._strict = settings.log_strict
+        self._answer_head = b'{"model":%b,"model_version":%d,"predictions":' % (
+            _json(self._name),
+            loaded.version.number,
+        )
+        self._record_heads: dict[tuple[int, bool, str], bytes] = {}
+        self._counted: dict[bool, metrics.OfVersion] = {}
+        self._batch_rows = metrics.batch_rows()
+        self._append_seconds = metrics.log_append_seconds()
+        self.batcher: Batcher[Job, Scored] = Batcher(
+            self._score,
+            self._deliver,
+            loaded.model.cost,
+            pool,
+            inline_s=settings.inline_run_ms / 1000,
+            batch_s=settings.batch_ms / 1000,
+            most_rows=settings.most_waiting_rows,
+            threads=settings.score_threads,
+        )
+
+    # In a thread or on the loop
+
+    def _score(self, jobs: Sequence[Job]) -> Sequence[Scored | Exception]:
+        try:
+            scores = self._loaded.model.score(self._loaded.codec.feeds([job.rows for job in jobs]))
+        except Exception:
+            if len(jobs) == 1:
+                raise
+            return [self._alone(job) for job in jobs]  # one request's rows must not fail the others
+        finite = bool(np.isfinite(scores).all())
+        outcomes: list[Scored | Exception] = []
+        start = 0
+        for job in jobs:
+            part = scores[start : start + job.size]
+            start += job.size
+            outcomes.append(
+                self._scored(job, part.tolist()) if finite or np.isfinite(part).all() else self._not_finite(part)
+            )
+        return outcomes
+
+    def _alone(self, job: Job) -> Scored | Exception:
+        try:
+            return self._score([job])[0]
+        except Exception as error:  # noqa: BLE001 - this job's own outcome
+            return error
+
+    def _scored(self, job: Job, scores: list[float]) -> Scored:
+        rows, call = job.rows, job.call
+        request = f"{call.id:032x}"
+        keys = [row.key for row in rows]
+        predictions = list(map(_Prediction, self._ids.make_batch(self._name, request, len(rows)), keys, scores))
+        logged = _Record(
+            request=request,
+            caller_request=call.request_id,
+            latency_us=int((time.perf_counter() - job.began_s) * 1e6),
+            keys=keys,
+            times=[row.time for row in rows],
+            available=[row.available_at for row in rows],
+            scores=scores,
+            sent=None if job.sent is None else msgspec.Raw(job.sent),
+            rows=rows if job.sent is None else None,
+        )
+        document = b"%b,%b" % (self._record_head(job), _json(logged)[1:])
+        answer = b"%b%b}" % (self._answer_head, _json(predictions))
+        return Scored(answer, record.encode(call.id >> 80, len(rows), document), sum(scores))
+
+    def _record_head(self, job: Job) -> bytes:
+        """What the records of one caller's requests begin with, without the closing brace."""
+        wanted = (job.lease.generation, job.lease.pinned, job.call.caller.key_id)
+        head = self._record_heads.get(wanted)
+        if head is None:
+            if len(self._record_heads) >= MOST_HEADS:
+                self._record_heads.clear()
+            version = self._loaded.version
+            head = self._record_heads[wanted] = _json(
+                {
+                    "pipeline": self._loaded.pipeline_id.hex,
+                    "version": version.id.hex,
+                    "number": version.number,
+                    "generation": job.lease.generation,
+                    "pinned": job.lease.pinned,
+                    "api_key": job.call.caller.key_id,
+                    "not_logged": self._loaded.codec.not_logged,
+                }
+            )[:-1]
+        return head
+
+    def _not_finite(self, scores: np.ndarray) -> Invalid:
+        bad, number = np.flatnonzero(~np.isfinite(scores)), self._loaded.version.number
+        metrics.NOT_FINITE.labels(self._name, str(number)).inc(bad.size)
+        log.error("the model gives scores that are not finite", model=self._name, version=number, rows=int(bad.size))
+        errors: list[FieldError] = [
+            {"loc": ["body", "instances", int(index)], "msg": f"version {number} gives no finite score for this row"}
+            for index in bad[:MAX_ERRORS]
+        ]
+        return Invalid(
+            f"Nothing was predicted: version {number} gives no finite score for {bad.size} row(s).", errors=errors
+        )
+
+    # On the loop
+
+    def _deliver(self, jobs: Sequence[Job], outcomes: Sequence[Scored | Exception]) -> Sequence[Scored | Exception]:
+        began_s = time.perf_counter()
+        records = [outcome.record for outcome in outcomes if isinstance(outcome, Scored)]
+        if records:
+            try:
+                self._spool.append(*records)
+            except (LogFull, LogUnwritable) as error:
+                if self._strict:
+                    return [error if isinstance(outcome, Scored) else outcome for outcome in outcomes]
+                metrics.LOG_DROPPED.inc(
+                    sum(job.size for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, Scored))
+                )
+        now_s = time.perf_counter()
+        self._append_seconds.observe(now_s - began_s)
+        self._batch_rows.observe(sum(job.size for job in jobs))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Scored):
+                counted = self._counted.get(job.lease.pinned) or self._count(job.lease.pinned)
+                counted.predictions.value += job.size
+                counted.score_sum.value += outcome.score_sum
+                counted.request_rows.observe(job.size)
+                counted.request_seconds.observe(now_s - job.began_s)
+        return outcomes
+
+    def _count(self, pinned: bool) -> metrics.OfVersion:
+        self._counted[pinned] = metrics.OfVersion(self._name, self._loaded.version.number, pinned=pinned)
+        return self._counted[pinned]

@@ -1,0 +1,85 @@
+"""Storing the prediction log: records go to PostgreSQL as they lie in the log, and it takes them apart."""
+
+import struct
+from collections.abc import Sequence
+from datetime import datetime
+
+import psycopg
+from sqlalchemy import text
+
+from services.serving.prediction_log.record import Logged
+from services.serving.prediction_log.shipper import RecordRefused
+from shared.registry.session import Sessions, lock_for_ingest
+
+_SHIPPED = """
+create temporary table if not exists shipped (requested_at timestamptz, record jsonb) on commit delete rows
+"""
+_INSERT = """
+insert into prediction_requests (
+    request_id, requested_at, pipeline_id, version_id, version_number, generation, pinned, keys, event_times, available_ats,
+    instances, scores, latency_us, api_key_id, caller_request_id)
+select
+    r.request, s.requested_at, r.pipeline, r.version, r.number, r.generation, r.pinned, r.keys,
+    array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(r.times) with ordinality as u(t, n) order by n),
+    array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(r.available) with ordinality as u(t, n) order by n),
+    (select jsonb_agg(jsonb_strip_nulls(e) - r.not_logged order by n)
+     from jsonb_array_elements(coalesce(r.rows, r.sent -> 'instances')) with ordinality as u(e, n)),
+    r.scores, r.latency_us, r.api_key, r.caller_request
+from shipped s, jsonb_to_record(s.record) as r(
+    request uuid, pipeline uuid, version uuid, number int, generation int, pinned boolean, keys text[], times bigint[],
+    available bigint[], rows jsonb, sent jsonb, not_logged text[], scores double precision[], latency_us int, api_key text,
+    caller_request text)
+on conflict do nothing
+"""
+
+# PostgreSQL's binary COPY: a header, then for each row its field count and each field's length and bytes.
+_BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
+_ROW = struct.Struct(">hiqiB")
+_END = struct.pack(">h", -1)
+_EPOCH_2000_US = 946_684_800_000_000
+_JSONB_FORMAT = 1
+
+
+class PredictionStore:
+    """Stores logged predictions for good, each once however often it is given."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._months: set[tuple[int, int]] = set()
+
+    def __call__(self, records: Sequence[Logged]) -> None:
+        """One transaction: COPY into a temporary table, then insert what is not there yet.
+
+        Raises:
+            RecordRefused: the database will not take at least one of them.
+        """
+        self._ensure_partitions([record.requested_at for record in records])
+        try:
+            with self._sessions.begin() as session:
+                driver = session.connection().connection.driver_connection
+                assert driver is not None
+                with driver.cursor() as cursor:
+                    cursor.execute(_SHIPPED)
+                    with cursor.copy("copy shipped from stdin (format binary)") as copy:
+                        copy.write(_copied(records))
+                    # Not earlier: no timeout of PostgreSQL ends a COPY whose sender stalls, and builds wait for the lock.
+                    lock_for_ingest(session)
+                    cursor.execute(_INSERT)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
+
+    def _ensure_partitions(self, moments: Sequence[datetime]) -> None:
+        for month, moment in {(moment.year, moment.month): moment for moment in moments}.items():
+            if month not in self._months:
+                with self._sessions.begin() as session:
+                    session.execute(text("select ensure_prediction_partition(:moment)"), {"moment": moment})
+                self._months.add(month)
+
+
+def _copied(records: Sequence[Logged]) -> bytes:
+    parts = [_BEGIN]
+    for record in records:
+        at_us = record.requested_ms * 1000 - _EPOCH_2000_US
+        parts += (_ROW.pack(2, 8, at_us, len(record.document) + 1, _JSONB_FORMAT), record.document)
+    parts.append(_END)
+    return b"".join(parts)

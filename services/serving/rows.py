@@ -1,0 +1,233 @@
+"""Rows of prediction requests, read by a decoder that is generated from a version's fields: about a microsecond a row.
+
+What the decoder does not take at once is read carefully (`services.serving.instances`), which names every wrong field or, for the
+few forms that the decoder does not know, gives the same rows. Tests hold the two to each other.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from services.serving.instances import MAX_VERSION, read_rows
+from services.serving.models.model import Feeds, Signature
+from shared.instances import (
+    AVAILABLE_AT,
+    FIRST,
+    LAST,
+    MAX_KEY_CHARS,
+    MAX_VALUE_CHARS,
+    Instance,
+    InstanceReader,
+    epoch_us,
+    from_epoch_us,
+    read_available_at,
+    read_moment,
+)
+from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, TimestampFeature, VectorFeature
+
+Row = Any
+"""One example, of a class generated for a version: `key` str, `time` and `available_at` epoch microseconds UTC; the rest is
+`RowCodec`'s to read."""
+
+KEY, TIME, AVAILABLE = "key", "time", "available_at"
+_Text = Annotated[str, Meta(max_length=MAX_VALUE_CHARS)]
+_Moment = Annotated[int, Meta(ge=epoch_us(FIRST), lt=epoch_us(LAST))] | Annotated[str, Meta(max_length=64)]
+_Scalar = _Text | bool | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as the decoder read it."""
+
+    rows: list[Row]
+    model: str | None
+    version: int | None
+    as_sent: bool
+    """Whether the body itself may be logged: it says no more and no less than the rows do."""
+
+
+class RowCodec:
+    """Reads, logs and feeds the rows of one version."""
+
+    def __init__(
+        self, reader: InstanceReader, spec: PipelineSpec, signature: Signature, *, decodes: bool = True
+    ) -> None:
+        """Generate the decoder.
+
+        Args:
+            reader: the careful reading of the same fields.
+            spec: names the fields and their kinds, as `reader` was made of it.
+            signature: the model's inputs; each is a field.
+            decodes: false when the reader takes more than the spec says: then every request is read carefully.
+        """
+        self._reader = reader
+        fields: dict[str, tuple[str, Any]] = {
+            name: (f"f{index}", _decoded(feature))
+            for index, (name, feature) in enumerate(spec.input_features.items())
+            if name != spec.time
+        }
+        for extra in (spec.entity, *spec.columns):
+            if extra and extra not in (spec.key, spec.time):
+                fields.setdefault(extra, (f"c{len(fields)}", (_Scalar, None)))
+        required = [
+            (KEY, Annotated[str, Meta(min_length=1, max_length=MAX_KEY_CHARS)]),
+            (TIME, _Moment),
+            *((attribute, kind[0]) for attribute, kind in fields.values() if len(kind) == 1),
+        ]
+        optional = [
+            (AVAILABLE, _Moment | None, None),
+            *((attribute, *kind) for attribute, kind in fields.values() if len(kind) == 2),
+        ]
+        names = {KEY: spec.key, TIME: spec.time, AVAILABLE: AVAILABLE_AT}
+        names |= {attribute: name for name, (attribute, _) in fields.items()}
+        self._row = msgspec.defstruct(
+            "Row", [*required, *optional], rename=names, forbid_unknown_fields=True, omit_defaults=True, gc=False
+        )
+        self._attributes = {name: attribute for name, (attribute, _) in fields.items()}
+        self._moments = [
+            self._attributes[name]
+            for name, feature in spec.input_features.items()
+            if isinstance(feature, TimestampFeature) and name != spec.time
+        ]
+        self._categories = any(isinstance(feature, CategoryFeature) for feature in spec.features.values())
+        self.not_logged = [spec.key, spec.time, AVAILABLE_AT]
+        """Names in a logged row that are no part of its instance."""
+        self._decodes = decodes
+        self._decoders: dict[tuple[bool, int], msgspec.json.Decoder[Any]] = {}
+        self._feed = _feeds(signature, spec.time, self._attributes)
+
+    # Reading
+
+    def decode(self, body: bytes, received_us: int, *, max_instances: int, names_model: bool) -> Asked | None:
+        """Read a whole request, or None when it has to be read carefully: it is wrong, or in a form the decoder does not know.
+
+        Args:
+            body: the request's body.
+            received_us: epoch microseconds; what `available_at` defaults to and may not pass.
+            max_instances: most rows.
+            names_model: whether the body may name the model.
+        """
+        # An escaped NUL is refused, an empty text may mean a missing one: both are the careful reading's to judge.
+        if not self._decodes or b"\\u0000" in body or (self._categories and b'""' in body):
+            return None
+        try:
+            document = self._decoder(names_model, max_instances).decode(body)
+            rows: list[Row] = document.instances
+            for row in rows:
+                if type(row.time) is not int:
+                    row.time = epoch_us(read_moment(row.time))
+                available = row.available_at
+                if available is None:
+                    row.available_at = received_us
+                elif type(available) is not int or available > received_us:
+                    row.available_at = epoch_us(read_available_at(available, from_epoch_us(received_us)))
+                for attribute in self._moments:
+                    if type(value := getattr(row, attribute)) is not int:
+                        setattr(row, attribute, epoch_us(read_moment(value)))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        return Asked(rows, document.model if names_model else None, document.version, as_sent=not self._moments)
+
+    def _decoder(self, names_model: bool, max_instances: int) -> "msgspec.json.Decoder[Any]":
+        found = self._decoders.get((names_model, max_instances))
+        if found is None:
+            rows = Annotated[list[self._row], Meta(min_length=1, max_length=max_instances)]  # type: ignore[name-defined]
+            fields: list[Any] = [
+                ("instances", rows),
+                ("version", Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None, None),
+            ]
+            if names_model:
+                fields.append(("model", str | None, None))
+            request = msgspec.defstruct("Request", fields, forbid_unknown_fields=True, gc=False)
+            found = self._decoders[(names_model, max_instances)] = msgspec.json.Decoder(request)
+        return found
+
+    def read(self, instances: list[Any], received_at: datetime) -> list[Row]:
+        """The rows of parsed instances, read carefully.
+
+        Raises:
+            Invalid: lists what is wrong with which row.
+        """
+        return [self._row_of(instance) for instance in read_rows(self._reader, instances, received_at)]
+
+    def _row_of(self, instance: Instance) -> Row:
+        given = {self._attributes[name]: value for name, value in instance.payload.items()}
+        return self._row(
+            key=instance.key, time=epoch_us(instance.time), available_at=epoch_us(instance.available_at), **given
+        )
+
+    # Using
+
+    def encode(self, rows: Sequence[Row]) -> bytes:
+        """The rows as a JSON array, missing values left out; `not_logged` names what is no part of the instance."""
+        return msgspec.json.encode(rows)
+
+    def feeds(self, parts: Sequence[Sequence[Row]]) -> Feeds:
+        """The input tensors of all rows of all parts, in order: category object [n] ('' where missing), number float32 [n] (NaN
+        where missing), timestamp int64 [n] (epoch microseconds UTC), vector float32 [n, length].
+        """
+        rows = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the graph clamps
+            return self._feed(rows)
+
+
+def _decoded(feature: Feature) -> tuple[Any, ...]:
+    """The type of a feature's field; with a default unless it is required."""
+    match feature:
+        case NumberFeature(required=True):
+            return (float,)
+        case NumberFeature():
+            return float | None, None
+        case CategoryFeature(required=True):
+            return (_Text,)
+        case CategoryFeature():
+            return _Text | None, None
+        case TimestampFeature():
+            return (_Moment,)
+        case VectorFeature():
+            return (Annotated[list[float], Meta(min_length=feature.length, max_length=feature.length)],)
+        case _:
+            raise TypeError(f"a {feature.type} feature has no input of its own")
+
+
+def _feeds(signature: Signature, time_name: str, attributes: dict[str, str]) -> Callable[[Sequence[Row]], Feeds]:
+    """How rows become tensors. All numbers go through one matrix: an array costs more than the few values in it."""
+    numbers = [given.name for given in signature.inputs if given.kind == "number"]
+    of_numbers = attrgetter(*(attributes[name] for name in numbers)) if numbers else None
+    others: list[tuple[str, Callable[[Sequence[Row]], np.ndarray]]] = []
+    for given in signature.inputs:
+        attribute = TIME if given.name == time_name else attributes.get(given.name, "")
+        if given.kind != "number":
+            others.append((given.name, _column(given.kind, attrgetter(attribute))))
+
+    def feed(rows: Sequence[Row]) -> Feeds:
+        feeds: Feeds = {}
+        if of_numbers is not None:
+            # None becomes NaN.
+            matrix = np.array(list(map(of_numbers, rows)), dtype=np.float32).reshape(len(rows), len(numbers))
+            feeds.update(zip(numbers, np.ascontiguousarray(matrix.T), strict=True))
+        for name, column in others:
+            feeds[name] = column(rows)
+        return feeds
+
+    return feed
+
+
+def _column(kind: str, value: Callable[[Row], Any]) -> Callable[[Sequence[Row]], np.ndarray]:
+    def category(rows: Iterable[Row]) -> np.ndarray:
+        return np.array([text or "" for text in map(value, rows)], dtype=object)
+
+    def timestamp(rows: Iterable[Row]) -> np.ndarray:
+        return np.array(list(map(value, rows)), dtype=np.int64)
+
+    def vector(rows: Iterable[Row]) -> np.ndarray:
+        return np.array(list(map(value, rows)), dtype=np.float32)
+
+    return {"category": category, "timestamp": timestamp, "vector": vector}[kind]

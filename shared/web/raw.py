@@ -1,0 +1,222 @@
+"""Routes from bytes to bytes, for what must be fast: guarded, documented and measured as any other, without the framework.
+
+    @raw(router, "/predict", scope=Scope.PREDICT, response_model=Answer, openapi_extra=...)
+    async def predict(call: Call) -> bytes: ...
+
+Middleware, dependency solving and response models cost several times what a small prediction does. The app sends a request for
+such a route straight to `RawRoute.serve`; the checks, their order and their answers are those of `GuardedRoute`.
+"""
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from typing import Any
+
+import structlog
+from fastapi import Request, Response
+from prometheus_client import REGISTRY
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from shared.contracts.scopes import Scope
+from shared.errors import Invalid, UnsupportedMedia
+from shared.ids import new_id_number
+from shared.keyring import KeyRing
+from shared.keys import Principal, no_such_pipeline
+from shared.observability.context import accept_request_id, request_id
+from shared.observability.tally import CountTally, HistogramTally, SummaryTally, Tallies
+from shared.spec.types import Name
+from shared.web.auth import GuardedRoute, GuardedRouter, authenticate_new, check_query, requires
+from shared.web.body import as_length, is_json, read_body
+from shared.web.errors import last_resort
+
+log = structlog.stdlib.get_logger(__name__)
+
+_JSON = (b"content-type", b"application/json")
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+NO_PARAMETERS: Mapping[str, str] = {}
+_TALLIES = Tallies()  # made before the metrics it moves into, which come with the app
+
+
+NOBODY = Principal("", "", frozenset(), frozenset())
+
+
+@dataclass(slots=True)
+class Call:
+    """One request; a handler gets it past the guard."""
+
+    app: Any
+    """The app, for its `state`."""
+    id: int
+    """A new id of this request, as `shared.ids.new_id_number` makes them."""
+    request_id: str
+    """What the caller calls the request, or the new id in hex."""
+    path: Mapping[str, str]
+    """Path parameters."""
+    headers: Mapping[bytes, bytes]
+    """By lower-case name; of one given twice, the last."""
+    caller: Principal = NOBODY
+    body: bytes = b""
+
+
+Handler = Callable[[Call], Awaitable[bytes]]
+"""Answers with JSON bytes, or raises a RelevoError."""
+
+
+class RawRoute(GuardedRoute):
+    """The route. The endpoint's attribute `handler` is what answers; the endpoint itself carries the documentation."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self._handler: Handler = endpoint.handler  # type: ignore[attr-defined]
+        super().__init__(path, endpoint, **options)
+        (requirement,) = self.requirements
+        self._scope: Scope = requirement.scope
+        self._upload = requirement.upload
+        self._meters: dict[tuple[str, int], _Meter] = {}
+
+    async def serve(self, scope: AsgiScope, receive: Receive, send: Send, path: Mapping[str, str]) -> None:
+        """Answer a request for this route, from its first to its last byte.
+
+        Args:
+            path: path parameters.
+        """
+        began_s = time.perf_counter()
+        number, headers = new_id_number(), dict(scope["headers"])
+        given = headers.get(b"x-request-id")
+        asked_as = f"{number:032x}" if given is None else accept_request_id(given.decode("latin-1"))
+        call = Call(scope["app"], number, asked_as, path, headers)
+        try:
+            answer = await self._answer(call, scope, receive)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - the last resort: it is logged, and answered as a problem
+            token = request_id.set(asked_as)
+            response = await last_resort(Request(scope), error)
+            request_id.reset(token)
+            answer, status, described = bytes(response.body), response.status_code, response.raw_headers
+        else:
+            status = 200
+            described = [_JSON, (b"content-length", b"%d" % len(answer))]
+        described += ((b"x-request-id", asked_as.encode()), _NOSNIFF)
+        await send({"type": "http.response.start", "status": status, "headers": described})
+        await send({"type": "http.response.body", "body": answer})
+        self._measure(call, scope["method"], status, len(answer), time.perf_counter() - began_s)
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """For a request that came through the router after all, with the middleware around it."""
+
+        async def handle(request: Request) -> Response:
+            call = Call(request.app, new_id_number(), request_id.get(), request.path_params, dict(request.headers.raw))
+            answer = await self._answer(call, request.scope, request.receive)
+            return Response(answer, media_type="application/json")
+
+        return handle
+
+    async def _answer(self, call: Call, scope: AsgiScope, receive: Receive) -> bytes:
+        state, headers = call.app.state, call.headers
+        ring: KeyRing = state.keys
+        authorization = headers.get(b"authorization", b"")
+        caller = ring.recognised(authorization, self._scope)
+        # A header given twice shows by the lengths; the whole check then refuses it.
+        if caller is None or len(headers) != len(scope["headers"]):
+            caller = await authenticate_new(scope["headers"], ring, self._scope)
+            ring.remember(authorization, self._scope, caller)
+        call.caller = caller
+        if scope["query_string"] or call.path:
+            _check_address(call, scope)
+        settings = state.settings
+        limit = settings.upload_limit_bytes if self._upload else settings.body_limit_bytes
+        declared = as_length(headers.get(b"content-length", b""))
+        call.body = await read_body(receive, declared, limit_bytes=limit, timeout_s=settings.body_timeout_s)
+        kind = headers.get(b"content-type", b"")
+        if kind != b"application/json" and not is_json(kind.decode("latin-1")):
+            raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
+        return await self._handler(call)
+
+    def _measure(self, call: Call, method: str, status: int, sent_bytes: int, seconds: float) -> None:
+        meter = self._meters.get((method, status))
+        if meter is None:
+            meter = self._meters[(method, status)] = _Meter(method, status, self.path)
+        meter.requests.value += 1
+        meter.received.observe(as_length(call.headers.get(b"content-length", b"")))
+        meter.sent.observe(sent_bytes)
+        meter.seconds.observe(seconds)
+        meter.seconds_of_all.observe(seconds)
+
+
+class RawRoutes:
+    """The raw routes of an app, by method and path."""
+
+    def __init__(self, routes: Sequence[RawRoute]) -> None:
+        self._exact = {(method, route.path): route for route in routes for method in route.methods or ()}
+        self._templates = [route for route in routes if "{" in route.path]
+
+    def find(self, scope: AsgiScope) -> tuple[RawRoute, Mapping[str, str]] | None:
+        """The route for a request, with its path parameters."""
+        method, path = scope["method"], scope["path"]
+        if (found := self._exact.get((method, path))) is not None:
+            return found, NO_PARAMETERS
+        for route in self._templates:
+            if method in (route.methods or ()) and (match := route.path_regex.match(path)):
+                return route, match.groupdict()
+        return None
+
+
+class _Meter:
+    """Tallies before the metrics that the instrumentation of all other routes makes."""
+
+    def __init__(self, method: str, status: int, handler: str) -> None:
+        self.requests = _tally(CountTally, "http_requests_total", method=method, status=str(status), handler=handler)
+        self.received = _tally(SummaryTally, "http_request_size_bytes", handler=handler)
+        self.sent = _tally(SummaryTally, "http_response_size_bytes", handler=handler)
+        self.seconds = _tally(HistogramTally, "http_request_duration_seconds", method=method, handler=handler)
+        self.seconds_of_all = _tally(HistogramTally, "http_request_duration_highr_seconds")
+
+
+def _tally(kind: Any, name: str, **labels: str) -> Any:
+    def make() -> Any:
+        metric: Any = REGISTRY._names_to_collectors[name]
+        return kind(metric.labels(**labels) if labels else metric)
+
+    return _TALLIES.get((name, *labels.values()), make)
+
+
+def _check_address(call: Call, scope: AsgiScope) -> None:
+    if scope["query_string"]:
+        check_query(QueryParams(scope["query_string"]), ())
+    if "\x00" in scope["path"]:
+        raise Invalid("The address holds the NUL character.")
+    for value in call.path.values():
+        if not call.caller.allows_pipeline(value):
+            raise no_such_pipeline()
+
+
+def raw(
+    router: GuardedRouter, path: str, *, scope: Scope, method: str = "POST", **options: Any
+) -> Callable[[Handler], Handler]:
+    """Declare a raw route, with the handler's name and docstring as its documentation.
+
+    Args:
+        router: where it belongs.
+        scope: what the caller's key must allow.
+        options: as FastAPI's `add_api_route` takes them: response_model, openapi_extra, responses.
+    """
+
+    def declare(handler: Handler) -> Handler:
+        async def documented() -> None:
+            raise RuntimeError("a raw route's endpoint is never called")
+
+        documented.__name__, documented.__doc__ = handler.__name__, handler.__doc__
+        documented.handler = handler  # type: ignore[attr-defined]
+        parameters = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=Name) for name in re.findall(r"{(\w+)}", path)]
+        documented.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        router.add_api_route(
+            path, documented, methods=[method], dependencies=[requires(scope)], route_class_override=RawRoute, **options
+        )
+        return handler
+
+    return declare

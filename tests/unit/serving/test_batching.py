@@ -1,0 +1,198 @@
+"""Nobody gets another's rows, whoever leaves and whatever fails; nobody waits for others to come."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.serving.batching import Batcher
+from services.serving.run_cost import RunCost
+from shared.errors import Unavailable
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A job: its answer is the double of each of its numbers."""
+
+    numbers: tuple[int, ...]
+    fails: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.numbers)
+
+
+class Doubling:
+    """Scores a batch as a model does: all numbers in one list, split again by sizes."""
+
+    def __init__(self, *, breaks_at: int | None = None) -> None:
+        self.batches: list[list[int]] = []
+        self.delivered: list[Rows] = []
+        self._breaks_at = breaks_at
+
+    def score(self, jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        self.batches.append([job.size for job in jobs])
+        if self._breaks_at == len(self.batches):
+            raise KeyError("the batch")
+        doubled = [2 * number for job in jobs for number in job.numbers]
+        outcomes: list[list[int] | Exception] = []
+        start = 0
+        for job in jobs:
+            part = doubled[start : start + job.size]
+            start += job.size
+            outcomes.append(ValueError(str(job.numbers)) if job.fails else part)
+        return outcomes
+
+    def deliver(
+        self, jobs: Sequence[Rows], outcomes: Sequence[list[int] | Exception]
+    ) -> Sequence[list[int] | Exception]:
+        self.delivered += jobs
+        return outcomes
+
+
+def batcher(
+    model: Doubling,
+    pool: ThreadPoolExecutor,
+    *,
+    inline_s: float = 1.0,
+    cost: RunCost | None = None,
+    most_rows: int = 10**6,
+) -> Batcher[Rows, list[int]]:
+    return Batcher(
+        model.score, model.deliver, cost or RunCost(0, 1e-6), pool,
+        inline_s=inline_s, batch_s=1e-4, most_rows=most_rows, threads=2,
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32), inline_us=st.sampled_from([0, 5, 30, 10**6]), breaks_at=st.sampled_from([None, 1, 3])
+)
+def test_no_caller_ever_gets_another_s_rows(seed: int, inline_us: int, breaks_at: int | None) -> None:
+    draw = random.Random(seed)
+    jobs = [
+        Rows(tuple(1000 * index + row for row in range(draw.choice([1, 1, 1, 2, 7, 40]))), fails=draw.random() < 0.1)
+        for index in range(60)
+    ]
+    leaves = {index for index in range(len(jobs)) if draw.random() < 0.2}
+
+    async def ask(index: int, asked: Batcher[Rows, list[int]]) -> list[int] | BaseException:
+        for _ in range(draw.randrange(4)):
+            await asyncio.sleep(0)
+        try:
+            return await asked.submit(jobs[index])
+        except (ValueError, KeyError) as error:
+            return error
+
+    async def all_of_them(pool: ThreadPoolExecutor) -> list[list[int] | BaseException]:
+        asked = batcher(Doubling(breaks_at=breaks_at), pool, inline_s=inline_us / 1e6)
+        tasks = [asyncio.create_task(ask(index, asked)) for index in range(len(jobs))]
+        for index in sorted(leaves):
+            for _ in range(draw.randrange(3)):
+                await asyncio.sleep(0)
+            tasks[index].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = asyncio.run(all_of_them(pool))
+    broken = [answer for answer in answers if isinstance(answer, KeyError)]
+    assert bool(broken) == (breaks_at is not None)
+    for index, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
+        if isinstance(answer, asyncio.CancelledError):
+            assert index in leaves
+        elif isinstance(answer, ValueError):
+            assert job.fails
+            assert str(answer) == str(job.numbers)
+        elif not isinstance(answer, KeyError):
+            assert answer == [2 * number for number in job.numbers]
+            assert not job.fails
+
+
+async def test_what_has_arrived_is_one_batch_and_one_request_alone_waits_for_none() -> None:
+    model = Doubling()
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool)
+        assert await asked.submit(Rows((1,))) == [2]
+        await asyncio.gather(*(asked.submit(Rows((number,))) for number in range(5)))
+    assert model.batches == [[1], [1, 1, 1, 1, 1]]
+
+
+async def test_a_batch_ends_where_it_would_take_too_long() -> None:
+    model = Doubling()
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, inline_s=3e-6, cost=RunCost(0, 1e-6))
+        await asyncio.gather(*(asked.submit(Rows((number, number))) for number in range(3)))
+    assert all(sum(batch) <= 4 for batch in model.batches)
+    assert len(model.batches) >= 2
+
+
+async def test_short_work_passes_long_work_in_a_thread() -> None:
+    model = Doubling()
+    goes_on = threading.Event()
+    score = model.score
+
+    def slowly(jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        if jobs[0].size > 1:
+            assert goes_on.wait(30)
+        return score(jobs)
+
+    model.score = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, inline_s=5e-6)
+        long = asked.submit(Rows(tuple(range(100))))
+        assert await asked.submit(Rows((1,))) == [2]
+        assert not long.done()
+        goes_on.set()
+        assert await long == [2 * number for number in range(100)]
+
+
+async def test_more_than_may_wait_is_refused_and_room_comes_back() -> None:
+    model = Doubling()
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, most_rows=10)
+        first = asked.submit(Rows(tuple(range(11))))  # one alone is never too large: its own limit is the request's
+        with pytest.raises(Unavailable, match="try again"):
+            asked.submit(Rows((1,)))
+        await first
+        assert await asked.submit(Rows((1,))) == [2]
+
+
+async def test_who_has_left_before_the_run_costs_nothing() -> None:
+    model = Doubling()
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, most_rows=2)
+        left, stays = asked.submit(Rows((1,))), asked.submit(Rows((2,)))
+        left.cancel()
+        assert await stays == [4]
+        assert model.batches == [[1]]
+        assert await asyncio.gather(asked.submit(Rows((3,))), asked.submit(Rows((4,)))) == [[6], [8]]
+
+
+async def test_a_pool_that_closes_lets_nobody_wait() -> None:
+    started, goes_on = threading.Event(), threading.Event()
+    model = Doubling()
+
+    def slowly(jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        started.set()
+        assert goes_on.wait(30)
+        return [list(job.numbers) for job in jobs]
+
+    model.score = slowly  # type: ignore[method-assign]
+    pool = ThreadPoolExecutor(1)
+    asked = batcher(model, pool, inline_s=0)
+    many = Rows(tuple(range(100)))
+    running, waiting = asked.submit(many), asked.submit(many)
+    await asyncio.to_thread(started.wait, 30)
+    pool.shutdown(wait=False, cancel_futures=True)
+    goes_on.set()
+    assert await running == list(many.numbers)
+    with pytest.raises(Unavailable, match="closing"):
+        await waiting
+    with pytest.raises(Unavailable, match="closing"):
+        await asked.submit(many)

@@ -1,0 +1,38 @@
+"""The cost of a run is learned from runs, and says how many rows fit into a time."""
+
+import random
+
+import pytest
+
+from services.serving.run_cost import RunCost
+
+
+def test_two_measurements_make_a_line() -> None:
+    cost = RunCost.measured(one_row_s=21e-6, many_rows_s=276e-6, many=256)
+    assert cost.of(1) == pytest.approx(21e-6)
+    assert cost.of(256) == pytest.approx(276e-6)
+
+
+@pytest.mark.parametrize(("one_row_s", "many_rows_s"), [(5e-3, 1e-3), (0.0, 0.0)])
+def test_measurements_that_make_no_sense_give_no_negative_cost(one_row_s: float, many_rows_s: float) -> None:
+    cost = RunCost.measured(one_row_s=one_row_s, many_rows_s=many_rows_s, many=256)
+    assert cost.per_row_s >= 0
+    assert cost.fixed_s >= 0
+    assert cost.rows_within(1e-3) >= 1
+
+
+def test_rows_that_fit() -> None:
+    cost = RunCost(fixed_s=1e-3, per_row_s=1e-5)
+    assert cost.rows_within(2e-3) == 100
+    assert cost.rows_within(1e-4) == 1, "one row must run, whatever it takes"
+    assert cost.of(cost.rows_within(5e-3)) <= 5e-3
+
+
+def test_it_follows_what_runs_take() -> None:
+    draw = random.Random(7)
+    cost = RunCost(fixed_s=5e-3, per_row_s=1e-4)
+    for _ in range(2000):
+        rows = draw.choice([1, 2, 8, 20, 100, 500])
+        cost.learn(rows, (2e-4 + 3e-6 * rows) * draw.uniform(0.8, 1.2))
+    assert cost.of(1) == pytest.approx(2e-4, rel=0.25)
+    assert cost.of(500) == pytest.approx(2e-4 + 3e-6 * 500, rel=0.25)
