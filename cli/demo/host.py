@@ -51,7 +51,7 @@ def _relevo(*words: str) -> int:
     try:
         return program.wait()
     except BaseException:
-        ending.end(program)
+        ending.end(program, within_s=ending.STOP_WITHIN_S + 30)  # `up` itself takes so long to end what it started
         raise
 
 

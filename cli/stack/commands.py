@@ -26,8 +26,6 @@ from cli.stack.snapshot import Snapshot
 DEFAULT_PORT_BASE = 8000
 LOOK_S = 0.1
 """Between two looks at what the supervisor publishes."""
-STOP_WITHIN_S = 120.0
-"""Longer than all parts may take to stop, one after the other; then the supervisor is killed, and they with it."""
 
 HomeOption = Annotated[
     Path, typer.Option("--home", help="Folder of the stack: data, logs, secrets.", show_default=True)
@@ -225,7 +223,7 @@ def _stop(home: Home, err: Console) -> bool:
     with display.Progress(err, known=snapshots.read(home)) as progress:
         try:
             supervisor = psutil.Process(pid)
-            for send, within_s in ((supervisor.terminate, STOP_WITHIN_S), (supervisor.kill, 10.0)):
+            for send, within_s in ((supervisor.terminate, ending.STOP_WITHIN_S), (supervisor.kill, 10.0)):
                 send()
                 deadline = time.monotonic() + within_s
                 while time.monotonic() < deadline:

@@ -59,7 +59,7 @@ def test_a_second_interruption_does_not_leave_it_behind(
     def look(_: object) -> NoReturn:
         wait = started[0].wait
 
-        def again() -> NoReturn:
+        def again(timeout: float) -> NoReturn:
             monkeypatch.setattr(started[0], "wait", wait)
             raise KeyboardInterrupt
 
