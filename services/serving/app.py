@@ -20,10 +20,9 @@ from services.serving.models.loader import Loader
 from services.serving.models.slots import ModelSlots
 from services.serving.predict import Predictor
 from services.serving.prediction_log.folder import claim
-from services.serving.prediction_log.shipper import Shipper
+from services.serving.prediction_log.shipping import Shipping
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.sync import Syncer
-from services.serving.prediction_repository import PredictionStore
 from services.serving.releases import Releases
 from services.serving.routes import admin, feedback, predict
 from services.serving.routes.state import Serving
@@ -108,8 +107,13 @@ async def _replica(
         segment_age_s=settings.segment_age_s,
     )
     syncer = Syncer(spool, settings.sync_s)
-    stored = PredictionStore(sessions)
-    shipper = Shipper(settings.spool_dir, folder.path, spool, stored, interval_s=settings.ship_s)
+    shipping = Shipping(
+        folder.path,
+        spool,
+        database_url=_plain_url(common.sqlalchemy_url),
+        interval_s=settings.ship_s,
+        flush_s=settings.flush_s,
+    )
     follower = Follower(
         partial(_read_catalogue, sessions),
         slots,
@@ -133,8 +137,8 @@ async def _replica(
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
     metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
-    metrics.SHIP_LAG_SECONDS.set_function(lambda: shipper.lag_s)
-    for part in (syncer, shipper, follower, listener):
+    metrics.SHIP_LAG_SECONDS.set_function(lambda: shipping.lag_s)
+    for part in (syncer, shipping, follower, listener):
         part.start()
     drain.install()
     try:
@@ -144,7 +148,7 @@ async def _replica(
         await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower)))
         predictor.close()
         slots.close()
-        await asyncio.to_thread(shipper.stop, settings.flush_s)
+        await asyncio.to_thread(shipping.stop)
         await asyncio.to_thread(syncer.stop)
         await asyncio.to_thread(spool.close)
         folder.release()

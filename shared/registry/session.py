@@ -12,15 +12,12 @@ from sqlalchemy.orm import sessionmaker
 from sqlmodel import Session
 
 from shared.errors import Unavailable
+from shared.registry.connection import INGEST_LOCK, LOCK_FOR_INGEST, connect_arguments
 
 log = structlog.get_logger(__name__)
 
 Sessions = sessionmaker[Session]
 
-INGEST_LOCK = 7_305_420
-"""Advisory lock between those who append events, labels and predictions (shared) and those who read a watermark (exclusive)."""
-APPENDER_IDLE_MS = 30_000
-"""PostgreSQL ends an append whose process leaves it alone for so long: nobody else may wait for it for ever."""
 SETTLE_TRY_MS, SETTLE_PAUSE_S = 2_000, 0.5
 """Who reads a watermark waits in short turns: appends that come meanwhile queue behind it, and pass between two turns."""
 SETTLE_S = 120.0
@@ -35,24 +32,13 @@ def open_engine(url: str, *, pool_size: int = 5, application: str = "relevo") ->
         pool_size: connections kept; as many again may be opened under load.
         application: shown in `pg_stat_activity`.
     """
-    options = (
-        "-c statement_timeout=60000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=120000 -c timezone=UTC"
-    )
     return create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=5,
         pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": 3,
-            "application_name": application,
-            "options": options,
-            "keepalives": 1,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        },
+        connect_args=connect_arguments(application),
     )
 
 
@@ -66,9 +52,8 @@ def lock_for_ingest(session: Session) -> None:
 
     From here on the transaction may not be left alone for longer than `APPENDER_IDLE_MS`.
     """
-    limit = text("select set_config('idle_in_transaction_session_timeout', :ms, true)")
-    session.execute(limit, {"ms": str(APPENDER_IDLE_MS)})
-    session.execute(text("select pg_advisory_xact_lock_shared(:lock)"), {"lock": INGEST_LOCK})
+    for statement in LOCK_FOR_INGEST:
+        session.execute(text(statement))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The segments of one process: appended by the event loop, synced by one thread, read and removed by the shipper.
+"""The segments of one process: appended by the event loop, synced by one thread, read by the shipper, removed as it tells.
 
 Stated loss: none when the process is killed (`write` has returned before the answer leaves), at most the sync interval when
 the machine loses power.
@@ -16,12 +16,11 @@ import structlog
 
 from services.serving.errors import LogFull, LogUnwritable
 from services.serving.prediction_log.folder import SEGMENTS
-from services.serving.prediction_log.frames import HEADER, MAGIC, frame, next_frame_bytes, read_frames
+from services.serving.prediction_log.frames import MAGIC, frame
 
 log = structlog.stdlib.get_logger(__name__)
 
 SUFFIX = ".seg"
-DAMAGED_SUFFIX = ".damaged"
 NEARLY_FULL = 0.9
 FREE_BYTES = 2**20
 """With less left on its disk the log counts as unwritable."""
@@ -38,15 +37,6 @@ class Segment:
     offset: int = len(MAGIC)
     sealed: bool = False
     began_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Records that were read and not yet marked as shipped, all of one segment."""
-
-    segment: Segment
-    payloads: list[bytes]
-    end: int
 
 
 class Spool:
@@ -87,8 +77,12 @@ class Spool:
         self._folder_unsynced = False
         self._to_close: list[int] = []
         self._to_unlink: list[Path] = []
-        self.appended = threading.Event()
-        """Set by each append: wakes the shipper."""
+
+    @property
+    def sealed_below(self) -> int:
+        """Segments of a lower number are no longer written."""
+        with self._lock:
+            return self._next_number if self._active is None else self._active.number
 
     @property
     def waiting_bytes(self) -> int:
@@ -127,7 +121,6 @@ class Spool:
                 raise LogUnwritable(
                     f"The prediction cannot be logged: {cause}. Nothing was answered; try again later."
                 ) from error
-        self.appended.set()
 
     def sync(self) -> None:
         """Make what was appended survive a power cut, and seal a segment that is old and shipped. Blocks on the disk.
@@ -155,20 +148,13 @@ class Spool:
                 os.close(descriptor)
             self._unlink_done()
 
-    def next_batch(self, *, max_bytes: int, max_records: int) -> Batch | None:
-        """The oldest records not shipped yet; None when there are none."""
-        while (segment := self._first_waiting()) is not None:
-            payloads, end, damaged = _read(segment, max_bytes, max_records)
-            if payloads:
-                return Batch(segment, payloads, end)
-            self._give_up_rest(segment, damaged=damaged)
-        return None
-
-    def shipped(self, batch: Batch) -> None:
-        """Forget a batch that is stored elsewhere for good; a segment of which nothing is left is removed."""
+    def shipped(self, number: int, end: int) -> None:
+        """Forget what a segment holds up to a byte: it is stored elsewhere for good. One of which nothing is left is removed."""
         with self._lock:
-            batch.segment.offset = batch.end
-            self._remove_if_done(batch.segment)
+            segment = next((segment for segment in self._segments if segment.number == number), None)
+            if segment is not None:
+                segment.offset = max(segment.offset, end)
+                self._remove_if_done(segment)
         self._unlink_done()
 
     def close(self) -> None:
@@ -229,11 +215,6 @@ class Spool:
         if active is not None and active.size > len(MAGIC) and self._clock() - active.began_s > self._segment_age_s:
             self._seal()
 
-    def _first_waiting(self) -> Segment | None:
-        with self._lock:
-            self.appended.clear()
-            return next((segment for segment in self._segments if segment.offset < segment.size), None)
-
     def _remove_if_done(self, segment: Segment) -> None:
         if segment.sealed and segment.offset >= segment.size:
             self._segments.remove(segment)
@@ -246,19 +227,6 @@ class Spool:
         for path in done:
             path.unlink(missing_ok=True)
 
-    def _give_up_rest(self, segment: Segment, *, damaged: bool) -> None:
-        """End a segment of an earlier process at its last whole frame: what follows was torn while it was written."""
-        with self._lock:
-            if damaged:
-                segment.path.replace(segment.path.with_suffix(DAMAGED_SUFFIX))
-            log.warning(
-                "a log segment ends in bytes that are no record",
-                segment=segment.path.name, bytes=segment.size - segment.offset, kept_as_damaged=damaged,
-            )  # fmt: skip
-            segment.offset = segment.size
-            self._remove_if_done(segment)
-        self._unlink_done()
-
 
 def _leftovers(folder: Path) -> list[Segment]:
     found = []
@@ -269,21 +237,6 @@ def _leftovers(folder: Path) -> list[Segment]:
         else:
             found.append(Segment(path, int(path.stem), size, sealed=True))
     return found
-
-
-def _read(segment: Segment, max_bytes: int, max_records: int) -> tuple[list[bytes], int, bool]:
-    """Records at the segment's offset, where they end, and whether what follows is damage rather than a torn tail."""
-    with segment.path.open("rb", buffering=0) as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return [], segment.offset, True
-        data = os.pread(file.fileno(), min(max_bytes, segment.size - segment.offset), segment.offset)
-        whole = next_frame_bytes(data)
-        if whole is not None and len(data) < whole <= segment.size - segment.offset:
-            data = os.pread(file.fileno(), whole, segment.offset)
-    frames = read_frames(data)
-    payloads = frames.payloads[:max_records]
-    end = segment.offset + sum(HEADER.size + len(payload) for payload in payloads)
-    return payloads, end, frames.damaged and any(data[frames.read_bytes :])
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from services.serving.prediction_log.record import Logged, plainer
 from services.serving.prediction_log.shipper import RecordRefused
-from services.serving.prediction_repository import PredictionStore
+from services.serving.prediction_log.store import PredictionStore
 from shared.ids import new_id
 from shared.instances import epoch_us
 from shared.registry.session import Sessions, ingest_settled
@@ -36,6 +36,13 @@ class Stalling(list[Logged]):
                 self.stalls.set()
                 assert self.goes_on.wait(DEADLINE_S)
         self._sends = True  # the first pass makes the partitions
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[PredictionStore]:
+    made = PredictionStore(database_url)
+    yield made
+    made.close()
 
 
 def record(*keys: str, **fields: Any) -> Logged:
@@ -67,9 +74,9 @@ def stored(sessions: Sessions) -> list[Any]:
         return list(session.execute(text("select * from prediction_requests order by request_id")))
 
 
-def test_a_record_becomes_a_row(sessions: Sessions) -> None:
+def test_a_record_becomes_a_row(store: PredictionStore, sessions: Sessions) -> None:
     one = record("a", "b", scores=[0.25, 0.75], available=[epoch_us(AT) - 1, epoch_us(AT)])
-    PredictionStore(sessions)([one])
+    store([one])
     (row,) = stored(sessions)
     assert (row.requested_at, row.keys, row.scores) == (one.requested_at, ["a", "b"], [0.25, 0.75])
     assert row.event_times == [AT, AT]
@@ -79,34 +86,36 @@ def test_a_record_becomes_a_row(sessions: Sessions) -> None:
     assert (row.api_key_id, row.caller_request_id) == ("aaaaaaaaaaaa", "r")
 
 
-def test_a_body_is_logged_as_it_was_sent(sessions: Sessions) -> None:
+def test_a_body_is_logged_as_it_was_sent(store: PredictionStore, sessions: Sessions) -> None:
     sent = {
         "model": "m",
         "instances": [{"carrier": "UA", "x": -0.0, "id": "a", "at": "2013-06-02T16:00:00Z", "temp": None}],
     }
-    PredictionStore(sessions)([record("a", rows=None, sent=sent)])
+    store([record("a", rows=None, sent=sent)])
     assert orjson.dumps(stored(sessions)[0].instances) == b'[{"x":0.0,"carrier":"UA"}]'
 
 
-def test_a_record_given_again_is_stored_once(sessions: Sessions) -> None:
-    store, records = PredictionStore(sessions), [record("a"), record("b")]
+def test_a_record_given_again_is_stored_once(store: PredictionStore, sessions: Sessions) -> None:
+    records = [record("a"), record("b")]
     store(records)
     store([*records, record("c")])
     assert [row.keys for row in stored(sessions)] == [["a"], ["b"], ["c"]]
 
 
-def test_a_number_that_only_json_knows_is_refused_and_stored_as_the_double_it_is(sessions: Sessions) -> None:
+def test_a_number_that_only_json_knows_is_stored_as_the_double_it_is(
+    store: PredictionStore, sessions: Sessions
+) -> None:
     odd = record("a")
     odd = Logged(odd.requested_ms, 1, odd.document.replace(b'"temp":null', b'"temp":1e-20000'))
     with pytest.raises(RecordRefused):
-        PredictionStore(sessions)([odd])
-    PredictionStore(sessions)([plainer(odd)])
+        store([odd])
+    store([plainer(odd)])
     assert stored(sessions)[0].instances == [{"carrier": "AA", "temp": 0.0}]
 
 
-def test_a_stalled_shipment_holds_up_no_watermark(sessions: Sessions) -> None:
+def test_a_stalled_shipment_holds_up_no_watermark(store: PredictionStore, sessions: Sessions) -> None:
     records = Stalling(record("a"), record("b"))
-    thread = threading.Thread(target=PredictionStore(sessions), args=[records])
+    thread = threading.Thread(target=store, args=[records])
     thread.start()
     try:
         assert records.stalls.wait(DEADLINE_S)

@@ -11,7 +11,7 @@ import pytest
 from services.serving.prediction_log import shipper as module
 from services.serving.prediction_log.folder import claim
 from services.serving.prediction_log.record import Logged, decode, encode
-from services.serving.prediction_log.shipper import RecordRefused, Shipper
+from services.serving.prediction_log.shipper import Progress, RecordRefused, Shipper
 from services.serving.prediction_log.spool import Spool
 from shared.ids import id_time, new_id
 
@@ -57,12 +57,27 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def start(root: Path, table: Table) -> tuple[Spool, Shipper]:
-    folder = claim(root).path
-    spool = Spool(folder, limit_bytes=10**6)
-    shipper = Shipper(root, folder, spool, table, interval_s=0.01)
-    shipper.start()
-    return spool, shipper
+class Running:
+    """A shipper in a thread, and what it reports to its spool."""
+
+    def __init__(self, root: Path, table: Table, folder: Path | None = None) -> None:
+        self.folder = folder or claim(root).path
+        self.spool = Spool(self.folder, limit_bytes=10**6)
+        self.reports: list[Progress] = []
+        self._stopping = threading.Event()
+        shipper = Shipper(root, self.folder, table, self._hear, sealed_below=self.spool.sealed_below, interval_s=0.01)
+        self._thread = threading.Thread(target=shipper.run, args=[self._stopping, DEADLINE_S])
+        self._thread.start()
+
+    def _hear(self, progress: Progress) -> None:
+        self.reports.append(progress)
+        if progress.number:
+            self.spool.shipped(progress.number, progress.end)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
 
 
 def test_a_record_survives_its_encoding() -> None:
@@ -79,39 +94,43 @@ def test_a_frame_of_another_format_is_no_record() -> None:
 
 def test_everything_is_shipped_and_the_rest_at_the_end(tmp_path: Path) -> None:
     table = Table()
-    spool, shipper = start(tmp_path, table)
+    running = Running(tmp_path, table)
     for number in range(50):
-        spool.append(record(f"k{number}"))
-    shipper.stop(flush_s=10)
+        running.spool.append(record(f"k{number}"))
+    running.stop()
     assert table.keys() == [f"k{number}" for number in range(50)]
-    assert spool.waiting_bytes == 0
-    assert shipper.lag_s == 0 or shipper.oldest is not None
+    assert running.spool.waiting_bytes == 0
+    assert sum(report.shipped_rows for report in running.reports) == 50
+    assert running.reports[-1].oldest_ms is None, "nothing waits"
 
 
-def test_an_outage_is_sat_out(tmp_path: Path) -> None:
+def test_an_outage_is_sat_out_and_told(tmp_path: Path) -> None:
     table = Table()
     table.away.set()
-    spool, shipper = start(tmp_path, table)
-    spool.append(record("one"))
+    running = Running(tmp_path, table)
+    running.spool.append(record("one"))
     until(lambda: table.tries >= 2)
-    assert shipper.lag_s > 0
-    assert spool.waiting_bytes > 0
+    assert running.spool.waiting_bytes > 0
+    until(lambda: sum(report.failures for report in running.reports) >= 2)
+    assert running.reports[-1].oldest_ms is not None
     table.away.clear()
     until(lambda: table.keys() == ["one"])
-    shipper.stop(flush_s=1)
+    running.stop()
+    assert running.spool.waiting_bytes == 0
 
 
 def test_a_refused_record_is_set_aside_and_the_others_are_stored(tmp_path: Path) -> None:
     table = Table(refused=["bad"])
-    spool, shipper = start(tmp_path, table)
+    running = Running(tmp_path, table)
     for key in ("one", "bad", "two"):
-        spool.append(record(key))
-    spool.append(b'{"no": "record"}')
-    spool.append(record("three"))
+        running.spool.append(record(key))
+    running.spool.append(b'{"no": "record"}')
+    running.spool.append(record("three"))
     until(lambda: len(table.rows) == 3)
-    shipper.stop(flush_s=5)
+    running.stop()
     assert table.keys() == ["one", "two", "three"]
-    lines = (tmp_path / "replica-0" / module.REFUSED_FILE).read_bytes().splitlines()
+    assert sum(report.refused for report in running.reports) == 2
+    lines = (running.folder / module.REFUSED_FILE).read_bytes().splitlines()
     assert sorted(orjson.loads(line).get("keys", ["no record"])[0] for line in lines) == ["bad", "no record"]
 
 
@@ -120,8 +139,7 @@ def test_the_log_of_a_process_that_is_gone_is_shipped(tmp_path: Path) -> None:
     Spool(gone.path, limit_bytes=10**6).append(record("orphan"))
     gone.release()
     table = Table()
-    shipper = Shipper(tmp_path, mine.path, Spool(mine.path, limit_bytes=10**6), table, interval_s=0.01)
-    shipper.start()
+    running = Running(tmp_path, table, mine.path)
     until(lambda: table.keys() == ["orphan"])
-    shipper.stop(flush_s=1)
+    running.stop()
     assert list(gone.path.glob("*.seg")) == []

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -11,18 +12,29 @@ from services.serving.prediction_log import spool as module
 from services.serving.prediction_log.folder import claim, claim_orphans
 from services.serving.prediction_log.frames import HEADER, MAGIC, frame
 from services.serving.prediction_log.spool import Spool
+from services.serving.prediction_log.tail import Tail
 
 
 def open_spool(folder: Path, **options: object) -> Spool:
     return Spool(folder, **{"limit_bytes": 10_000, **options})  # type: ignore[arg-type]
 
 
+TAILS: "WeakKeyDictionary[Spool, Tail]" = WeakKeyDictionary()
+
+
+def tail_of(spool: Spool) -> Tail:
+    """The one reader of a spool, as its shipper is."""
+    if spool not in TAILS:
+        TAILS[spool] = Tail(spool._folder, sealed_below=spool.sealed_below, passed=spool.shipped)
+    return TAILS[spool]
+
+
 def drain(spool: Spool, *, max_bytes: int = 1 << 20, max_records: int = 100) -> list[bytes]:
     """Ship everything."""
     found: list[bytes] = []
-    while (batch := spool.next_batch(max_bytes=max_bytes, max_records=max_records)) is not None:
+    while (batch := tail_of(spool).next_batch(max_bytes=max_bytes, max_records=max_records)) is not None:
         found += batch.payloads
-        spool.shipped(batch)
+        tail_of(spool).pass_(batch)
     return found
 
 
@@ -44,8 +56,8 @@ def test_records_come_out_in_order_across_segments_and_small_reads(tmp_path: Pat
 def test_a_batch_that_was_not_marked_is_given_again(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append(b"one")
-    first = spool.next_batch(max_bytes=100, max_records=10)
-    again = spool.next_batch(max_bytes=100, max_records=10)
+    first = tail_of(spool).next_batch(max_bytes=100, max_records=10)
+    again = tail_of(spool).next_batch(max_bytes=100, max_records=10)
     assert first is not None
     assert again is not None
     assert first.payloads == again.payloads == [b"one"]
@@ -191,3 +203,31 @@ def test_readiness_is_red_before_predictions_are_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "FREE_BYTES", 2**70)
     with pytest.raises(LogUnwritable):
         spool.check()
+
+
+def test_what_is_being_written_is_waited_for_and_read_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "000000000001.seg"
+    whole = MAGIC + frame(b"one") + frame(b"two")
+    passed: list[tuple[int, int]] = []
+    tail = Tail(tmp_path, sealed_below=1, passed=lambda number, end: passed.append((number, end)))
+    found: list[bytes] = []
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        while (batch := tail.next_batch(max_bytes=1 << 20, max_records=10)) is not None:
+            found += batch.payloads
+            tail.pass_(batch)
+    assert found == [b"one", b"two"]
+    assert passed[-1] == (1, len(whole))
+
+
+def test_a_segment_that_another_follows_is_over(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.seg").write_bytes(MAGIC + frame(b"one") + frame(b"torn")[:-1])
+    tail = Tail(tmp_path, sealed_below=1, passed=lambda *_: None)
+    first = tail.next_batch(max_bytes=100, max_records=10)
+    assert first is not None
+    tail.pass_(first)
+    assert tail.next_batch(max_bytes=100, max_records=10) is None, "the rest may still come"
+    (tmp_path / "000000000002.seg").write_bytes(MAGIC + frame(b"two"))
+    second = tail.next_batch(max_bytes=100, max_records=10)
+    assert second is not None
+    assert (second.number, second.payloads, second.full) == (2, [b"two"], False)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import psycopg
-from sqlalchemy import text
 
 from services.serving.prediction_log.record import Logged
 from services.serving.prediction_log.shipper import RecordRefused
-from shared.registry.session import Sessions, lock_for_ingest
+from shared.registry.connection import LOCK_FOR_INGEST, connect_arguments
 
 _SHIPPED = """
 create temporary table if not exists shipped (requested_at timestamptz, record jsonb) on commit delete rows
@@ -41,38 +40,54 @@ _JSONB_FORMAT = 1
 
 
 class PredictionStore:
-    """Stores logged predictions for good, each once however often it is given."""
+    """Stores logged predictions for good, each once however often it is given. Plain psycopg: its process starts fast."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, database_url: str) -> None:
+        """Prepare; the first use connects.
+
+        Args:
+            database_url: as libpq takes it.
+        """
+        self._database_url = database_url
+        self._connection: psycopg.Connection | None = None
         self._months: set[tuple[int, int]] = set()
+
+    def close(self) -> None:
+        """Let go of the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def __call__(self, records: Sequence[Logged]) -> None:
         """One transaction: COPY into a temporary table, then insert what is not there yet.
 
         Raises:
             RecordRefused: the database will not take at least one of them.
+            psycopg.Error: it is away, or failed; nothing was stored.
         """
-        self._ensure_partitions([record.requested_at for record in records])
+        if self._connection is None:
+            self._connection = psycopg.connect(self._database_url, **connect_arguments("relevo-serving-shipper"))
         try:
-            with self._sessions.begin() as session:
-                driver = session.connection().connection.driver_connection
-                assert driver is not None
-                with driver.cursor() as cursor:
-                    cursor.execute(_SHIPPED)
-                    with cursor.copy("copy shipped from stdin (format binary)") as copy:
-                        copy.write(_copied(records))
-                    # Not earlier: no timeout of PostgreSQL ends a COPY whose sender stalls, and builds wait for the lock.
-                    lock_for_ingest(session)
-                    cursor.execute(_INSERT)
+            self._ensure_partitions(self._connection, [record.requested_at for record in records])
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                cursor.execute(_SHIPPED)
+                with cursor.copy("copy shipped from stdin (format binary)") as copy:
+                    copy.write(_copied(records))
+                # Not earlier: no timeout of PostgreSQL ends a COPY whose sender stalls, and builds wait for the lock.
+                for statement in LOCK_FOR_INGEST:
+                    cursor.execute(statement)
+                cursor.execute(_INSERT)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
+        except BaseException:
+            self.close()
+            raise
 
-    def _ensure_partitions(self, moments: Sequence[datetime]) -> None:
+    def _ensure_partitions(self, connection: psycopg.Connection, moments: Sequence[datetime]) -> None:
         for month, moment in {(moment.year, moment.month): moment for moment in moments}.items():
             if month not in self._months:
-                with self._sessions.begin() as session:
-                    session.execute(text("select ensure_prediction_partition(:moment)"), {"moment": moment})
+                with connection.transaction():
+                    connection.execute("select ensure_prediction_partition(%s)", [moment])
                 self._months.add(month)
 
 
