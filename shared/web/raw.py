@@ -30,7 +30,7 @@ from shared.keys import Principal, no_such_pipeline
 from shared.observability.context import accept_request_id, request_id
 from shared.observability.tally import CountTally, HistogramTally, SummaryTally, Tallies
 from shared.spec.types import Name
-from shared.web.auth import GuardedRoute, GuardedRouter, authenticate_new, check_query, requires
+from shared.web.auth import PIPELINE_PARAMETERS, GuardedRoute, GuardedRouter, authenticate_new, check_query, requires
 from shared.web.body import as_length, is_json, read_body
 from shared.web.errors import last_resort
 
@@ -63,8 +63,21 @@ class Call:
     body: bytes = b""
 
 
-Handler = Callable[[Call], Awaitable[bytes]]
-"""Answers with JSON bytes, or raises a RelevoError."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that is not plain JSON, or that has headers of its own."""
+
+    body: bytes
+    content_type: bytes = _JSON[1]
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Answer = bytes | Reply
+"""JSON bytes, or more."""
+Handler = Callable[[Call], Awaitable[Answer]]
+"""Answers, or raises a RelevoError."""
+Refuse = Callable[[Request, Exception], Awaitable[Response]]
+"""The response that an exception is."""
 
 
 class RawRoute(GuardedRoute):
@@ -72,6 +85,8 @@ class RawRoute(GuardedRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self._handler: Handler = endpoint.handler  # type: ignore[attr-defined]
+        self._refuse: Refuse = endpoint.refuse  # type: ignore[attr-defined]
+        self._json_only: bool = endpoint.json_only  # type: ignore[attr-defined]
         super().__init__(path, endpoint, **options)
         (requirement,) = self.requirements
         self._scope: Scope = requirement.scope
@@ -95,28 +110,39 @@ class RawRoute(GuardedRoute):
             return
         except Exception as error:  # noqa: BLE001 - the last resort: it is logged, and answered as a problem
             token = request_id.set(asked_as)
-            response = await last_resort(Request(scope), error)
+            response = await self._refuse(Request(scope), error)
             request_id.reset(token)
-            answer, status, described = bytes(response.body), response.status_code, response.raw_headers
+            body, status, described = bytes(response.body), response.status_code, response.raw_headers
         else:
             status = 200
-            described = [_JSON, (b"content-length", b"%d" % len(answer))]
+            if isinstance(answer, bytes):
+                body, described = answer, [_JSON, (b"content-length", b"%d" % len(answer))]
+            else:
+                body, described = answer.body, [(b"content-type", answer.content_type), *answer.headers]
+                described.append((b"content-length", b"%d" % len(body)))
         described += ((b"x-request-id", asked_as.encode()), _NOSNIFF)
         await send({"type": "http.response.start", "status": status, "headers": described})
-        await send({"type": "http.response.body", "body": answer})
-        self._measure(call, scope["method"], status, len(answer), time.perf_counter() - began_s)
+        await send({"type": "http.response.body", "body": body})
+        self._measure(call, scope["method"], status, len(body), time.perf_counter() - began_s)
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """For a request that came through the router after all, with the middleware around it."""
 
         async def handle(request: Request) -> Response:
             call = Call(request.app, new_id_number(), request_id.get(), request.path_params, dict(request.headers.raw))
-            answer = await self._answer(call, request.scope, request.receive)
-            return Response(answer, media_type="application/json")
+            try:
+                answer = await self._answer(call, request.scope, request.receive)
+            except ClientDisconnect:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last resort: it is logged, and answered as a problem
+                return await self._refuse(request, error)
+            reply = Reply(answer) if isinstance(answer, bytes) else answer
+            headers = {name.decode(): value.decode() for name, value in reply.headers}
+            return Response(reply.body, media_type=reply.content_type.decode(), headers=headers)
 
         return handle
 
-    async def _answer(self, call: Call, scope: AsgiScope, receive: Receive) -> bytes:
+    async def _answer(self, call: Call, scope: AsgiScope, receive: Receive) -> Answer:
         state, headers = call.app.state, call.headers
         ring: KeyRing = state.keys
         authorization = headers.get(b"authorization", b"")
@@ -133,7 +159,7 @@ class RawRoute(GuardedRoute):
         declared = as_length(headers.get(b"content-length", b""))
         call.body = await read_body(receive, declared, limit_bytes=limit, timeout_s=settings.body_timeout_s)
         kind = headers.get(b"content-type", b"")
-        if kind != b"application/json" and not is_json(kind.decode("latin-1")):
+        if self._json_only and kind != b"application/json" and not is_json(kind.decode("latin-1")):
             raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
         return await self._handler(call)
 
@@ -190,19 +216,30 @@ def _check_address(call: Call, scope: AsgiScope) -> None:
         check_query(QueryParams(scope["query_string"]), ())
     if "\x00" in scope["path"]:
         raise Invalid("The address holds the NUL character.")
-    for value in call.path.values():
-        if not call.caller.allows_pipeline(value):
+    for name in PIPELINE_PARAMETERS:
+        if (value := call.path.get(name)) is not None and not call.caller.allows_pipeline(value):
             raise no_such_pipeline()
 
 
 def raw(
-    router: GuardedRouter, path: str, *, scope: Scope, method: str = "POST", **options: Any
+    router: GuardedRouter,
+    path: str,
+    *,
+    scope: Scope,
+    method: str = "POST",
+    json_only: bool = True,
+    refuse: Refuse = last_resort,
+    path_types: Mapping[str, Any] = NO_PARAMETERS,
+    **options: Any,
 ) -> Callable[[Handler], Handler]:
     """Declare a raw route, with the handler's name and docstring as its documentation.
 
     Args:
         router: where it belongs.
         scope: what the caller's key must allow.
+        json_only: refuse a body that is not declared as JSON; else the handler looks at what came.
+        refuse: how an exception is answered; by default as a problem.
+        path_types: path parameters that are documented as another type than a pipeline's name.
         options: as FastAPI's `add_api_route` takes them: response_model, openapi_extra, responses.
     """
 
@@ -211,8 +248,12 @@ def raw(
             raise RuntimeError("a raw route's endpoint is never called")
 
         documented.__name__, documented.__doc__ = handler.__name__, handler.__doc__
-        documented.handler = handler  # type: ignore[attr-defined]
-        parameters = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=Name) for name in re.findall(r"{(\w+)}", path)]
+        documented.handler, documented.refuse = handler, refuse  # type: ignore[attr-defined]
+        documented.json_only = json_only and method != "GET"  # type: ignore[attr-defined]
+        parameters = [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=path_types.get(name, Name))
+            for name in re.findall(r"{(\w+)}", path)
+        ]
         documented.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         router.add_api_route(
             path, documented, methods=[method], dependencies=[requires(scope)], route_class_override=RawRoute, **options
