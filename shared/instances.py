@@ -83,7 +83,8 @@ class InstanceReader:
             if extra and extra not in (spec.key, spec.time):
                 fields.setdefault(extra, (False, read_scalar))
         self._fields = [(name, required, parse) for name, (required, parse) in fields.items()]
-        self._known = frozenset([spec.key, spec.time, AVAILABLE_AT, *fields, *also])
+        self.known = frozenset([spec.key, spec.time, AVAILABLE_AT, *fields, *also])
+        """Every name that an instance may hold."""
 
     def read(self, instance: object, *, received_at: datetime) -> Instance:
         """Check and normalise one instance.
@@ -122,10 +123,10 @@ class InstanceReader:
                 available_at = read_available_at(given, received_at)
             except ValueError as error:
                 errors.append({"loc": [AVAILABLE_AT], "msg": str(error)})
-        if not instance.keys() <= self._known:
+        if not instance.keys() <= self.known:
             errors += [
                 {"loc": [shown_name(name)], "msg": "is no field of this pipeline"}
-                for name in sorted(map(str, instance.keys() - self._known))[:MAX_PROBLEMS]
+                for name in sorted(map(str, instance.keys() - self.known))[:MAX_PROBLEMS]
             ]
         if errors:
             raise RowProblem(errors[:MAX_PROBLEMS])

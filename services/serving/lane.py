@@ -1,12 +1,12 @@
 """One loaded version at work: batches of rows to answers and log records, which are on disk before the answers leave."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 import structlog
 
 from services.serving import metrics
@@ -18,16 +18,17 @@ from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease
 from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
-from services.serving.rows import Row
+from services.serving.rows import Row, to_json
 from shared.errors import FieldError, Invalid
 from shared.prediction_ids import PredictionIds
-from shared.web.raw import Call
+from shared.web.raw import Answer, Call
 
 log = structlog.stdlib.get_logger(__name__)
 
 MOST_HEADS = 1024
 
-_json = msgspec.json.encode
+Write = Callable[[Sequence[str], Sequence[float]], Answer]
+"""Makes the answer of the prediction ids and scores, one a row."""
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class Job:
     call: Call
     lease: Lease
     began_s: float
+    write: Write | None = None
+    """Makes the answer when it is not that of `/predict`."""
     size: int = field(init=False)
     """Rows."""
 
@@ -49,9 +52,9 @@ class Job:
 
 @dataclass(slots=True)
 class Scored:
-    """A request's answer and its log record, both as bytes."""
+    """A request's answer and its log record."""
 
-    answer: bytes
+    answer: Answer
     record: bytes
     score_sum: float
 
@@ -88,7 +91,7 @@ class Lane:
         self._spool = spool
         self._strict = settings.log_strict
         self._answer_head = b'{"model":%b,"model_version":%d,"predictions":' % (
-            _json(self._name),
+            to_json(self._name),
             loaded.version.number,
         )
         self._record_heads: dict[tuple[int, bool, str], bytes] = {}
@@ -115,15 +118,15 @@ class Lane:
             if len(jobs) == 1:
                 raise
             return [self._alone(job) for job in jobs]  # one request's rows must not fail the others
-        finite = bool(np.isfinite(scores).all())
+        values: list[float] = scores.tolist()
         outcomes: list[Scored | Exception] = []
         start = 0
         for job in jobs:
-            part = scores[start : start + job.size]
+            part = values[start : start + job.size]
             start += job.size
-            outcomes.append(
-                self._scored(job, part.tolist()) if finite or np.isfinite(part).all() else self._not_finite(part)
-            )
+            total = sum(part)
+            # A sum of float32 values is finite exactly when all of them are.
+            outcomes.append(self._scored(job, part, total) if math.isfinite(total) else self._not_finite(part))
         return outcomes
 
     def _alone(self, job: Job) -> Scored | Exception:
@@ -132,11 +135,11 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - this job's own outcome
             return error
 
-    def _scored(self, job: Job, scores: list[float]) -> Scored:
+    def _scored(self, job: Job, scores: list[float], total: float) -> Scored:
         rows, call = job.rows, job.call
         request = f"{call.id:032x}"
         keys = [row.key for row in rows]
-        predictions = list(map(_Prediction, self._ids.make_batch(self._name, request, len(rows)), keys, scores))
+        ids = self._ids.make_batch(self._name, request, len(rows))
         logged = _Record(
             request=request,
             caller_request=call.request_id,
@@ -148,9 +151,12 @@ class Lane:
             sent=None if job.sent is None else msgspec.Raw(job.sent),
             rows=rows if job.sent is None else None,
         )
-        document = b"%b,%b" % (self._record_head(job), _json(logged)[1:])
-        answer = b"%b%b}" % (self._answer_head, _json(predictions))
-        return Scored(answer, record.encode(call.id >> 80, len(rows), document), sum(scores))
+        document = b"%b,%b" % (self._record_head(job), to_json(logged)[1:])
+        if job.write is not None:
+            answer = job.write(ids, scores)
+        else:
+            answer = b"%b%b}" % (self._answer_head, to_json(list(map(_Prediction, ids, keys, scores))))
+        return Scored(answer, record.encode(call.id >> 80, len(rows), document), total)
 
     def _record_head(self, job: Job) -> bytes:
         """What the records of one caller's requests begin with, without the closing brace."""
@@ -160,7 +166,7 @@ class Lane:
             if len(self._record_heads) >= MOST_HEADS:
                 self._record_heads.clear()
             version = self._loaded.version
-            head = self._record_heads[wanted] = _json(
+            head = self._record_heads[wanted] = to_json(
                 {
                     "pipeline": self._loaded.pipeline_id.hex,
                     "version": version.id.hex,
@@ -173,16 +179,17 @@ class Lane:
             )[:-1]
         return head
 
-    def _not_finite(self, scores: np.ndarray) -> Invalid:
-        bad, number = np.flatnonzero(~np.isfinite(scores)), self._loaded.version.number
-        metrics.NOT_FINITE.labels(self._name, str(number)).inc(bad.size)
-        log.error("the model gives scores that are not finite", model=self._name, version=number, rows=int(bad.size))
+    def _not_finite(self, scores: list[float]) -> Invalid:
+        bad = [index for index, score in enumerate(scores) if not math.isfinite(score)]
+        number = self._loaded.version.number
+        metrics.NOT_FINITE.labels(self._name, str(number)).inc(len(bad))
+        log.error("the model gives scores that are not finite", model=self._name, version=number, rows=len(bad))
         errors: list[FieldError] = [
-            {"loc": ["body", "instances", int(index)], "msg": f"version {number} gives no finite score for this row"}
+            {"loc": ["body", "instances", index], "msg": f"version {number} gives no finite score for this row"}
             for index in bad[:MAX_ERRORS]
         ]
         return Invalid(
-            f"Nothing was predicted: version {number} gives no finite score for {bad.size} row(s).", errors=errors
+            f"Nothing was predicted: version {number} gives no finite score for {len(bad)} row(s).", errors=errors
         )
 
     # On the loop

@@ -7,22 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from services.serving.config import ServingSettings
-from services.serving.instances import MAX_ERRORS, Envelope, read_envelope
-from services.serving.lane import Job, Lane
+from services.serving.instances import MAX_ERRORS, read_envelope
+from services.serving.lane import Job, Lane, Write
 from services.serving.models.acquire import load_and_lease
 from services.serving.models.catalogue import Pipeline
 from services.serving.models.follower import Follower
 from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease, ModelSlots
 from services.serving.prediction_log.spool import Spool
-from services.serving.rows import Asked
+from services.serving.rows import Asked, Row
 from shared.contracts.scopes import Scope
 from shared.errors import FieldError, Invalid, NotFound, Unavailable
 from shared.instances import from_epoch_us
 from shared.keys import Principal
 from shared.prediction_ids import PredictionIds
 from shared.web.body import strict_json
-from shared.web.raw import Call
+from shared.web.raw import Answer, Call
 
 INLINE_BODY_BYTES = 256 * 1024
 """A larger body is parsed in a thread: it would hold up the event loop for more than about half a millisecond."""
@@ -32,6 +32,9 @@ MOST_WAITING = 256
 
 MOST_NAME = 96
 """Bytes after the word `model` in which the name is looked for."""
+
+Read = Callable[[Loaded], tuple[list[Row], Write]]
+"""The rows of a request for a version, and what writes its answer."""
 
 T = TypeVar("T")
 
@@ -54,7 +57,7 @@ class Predictor:
         """Let the scoring threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def predict(self, call: Call, model: str | None) -> bytes:
+    async def predict(self, call: Call, model: str | None) -> Answer:
         """Answer one request with JSON bytes; its predictions are in the write-ahead log by then.
 
         Args:
@@ -76,6 +79,21 @@ class Predictor:
             job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, began_s)
             return (await self._lane(lease.loaded).batcher.submit(job)).answer
 
+    async def infer(self, call: Call, model: str, version: int | None, read: Read) -> Answer:
+        """Answer one request of another protocol; as `predict` in all else.
+
+        Args:
+            version: one that the caller names.
+            read: reads the call's rows for the version that answers; in a thread when the body is large.
+        """
+        began_s = time.perf_counter()
+        if version is not None:
+            call.caller.require(Scope.PREDICT_VERSION)
+        large = len(call.body) > INLINE_BODY_BYTES
+        with await self._lease(self._choose(model, version, call.caller), version) as lease:
+            rows, write = await self._aside(read, lease.loaded) if large else read(lease.loaded)
+            return (await self._lane(lease.loaded).batcher.submit(Job(rows, None, call, lease, began_s, write))).answer
+
     def _read_at_once(self, call: Call, model: str | None) -> tuple[Asked, Lease] | None:
         """For a good request to a live version; None for any other, which is then read carefully."""
         name = model or _named_in(call.body)
@@ -86,7 +104,7 @@ class Predictor:
         if lease is None:
             return None
         asked = lease.loaded.codec.decode(
-            call.body, _received_us(call), max_instances=self._settings.max_instances, names_model=model is None
+            call.body, received_us(call), max_instances=self._settings.max_instances, names_model=model is None
         )
         # The name was found by looking at bytes: what was decoded decides.
         if asked is None or asked.version is not None or (model is None and asked.model != name):
@@ -104,10 +122,10 @@ class Predictor:
         asked = read_envelope(document, max_instances=self._settings.max_instances, names_model=model is None)
         if asked.version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
-        pipeline = self._choose(model or asked.model, asked, call.caller)
+        pipeline = self._choose(model or asked.model, asked.version, call.caller)
         lease = await self._lease(pipeline, asked.version)
         try:
-            read, received_at = lease.loaded.codec.read, from_epoch_us(_received_us(call))
+            read, received_at = lease.loaded.codec.read, from_epoch_us(received_us(call))
             rows = (
                 await self._aside(read, asked.instances, received_at) if large else read(asked.instances, received_at)
             )
@@ -116,7 +134,7 @@ class Predictor:
             raise
         return Asked(rows, asked.model, asked.version, as_sent=False), lease
 
-    def _choose(self, name: str | None, asked: Envelope, caller: Principal) -> Pipeline:
+    def _choose(self, name: str | None, version: int | None, caller: Principal) -> Pipeline:
         if not self._follower.known:
             raise Unavailable("This replica has not read the registry yet; try again shortly.")
         visible = self._follower.catalogue.visible(caller)
@@ -124,7 +142,7 @@ class Predictor:
             found = next((pipeline for pipeline in visible if pipeline.name == name), None)
             if found is None:
                 raise NotFound("There is no pipeline of that name.")
-            if found.pointer is None and asked.version is None:
+            if found.pointer is None and version is None:
                 raise NotFound(f"No version of {name} is deployed yet; a cycle or a promotion deploys one.")
             return found
         deployed = [pipeline for pipeline in visible if pipeline.pointer is not None]
@@ -166,7 +184,7 @@ class Predictor:
         self._waiting -= 1
 
 
-def _received_us(call: Call) -> int:
+def received_us(call: Call) -> int:
     """When the request was received, epoch microseconds: the time in its id."""
     return (call.id >> 80) * 1000
 

@@ -4,15 +4,16 @@ What the decoder does not take at once is read carefully (`services.serving.inst
 few forms that the decoder does not know, gives the same rows. Tests hold the two to each other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import orjson
 from msgspec import Meta
 
 from services.serving.instances import MAX_VERSION, read_rows
@@ -35,6 +36,14 @@ from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, T
 Row = Any
 """One example, of a class generated for a version: `key` str, `time` and `available_at` epoch microseconds UTC; the rest is
 `RowCodec`'s to read."""
+
+
+def _of_array(array: np.ndarray) -> msgspec.Raw:
+    return msgspec.Raw(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+to_json = msgspec.json.Encoder(enc_hook=_of_array).encode
+"""Rows, and what holds rows, as JSON. A vector may be an array: of float32 it writes the shortest decimals that mean the same."""
 
 KEY, TIME, AVAILABLE = "key", "time", "available_at"
 _Text = Annotated[str, Meta(max_length=MAX_VALUE_CHARS)]
@@ -68,6 +77,8 @@ class RowCodec:
             decodes: false when the reader takes more than the spec says: then every request is read carefully.
         """
         self._reader = reader
+        self.spec = spec
+        self.signature = signature
         fields: dict[str, tuple[str, Any]] = {
             name: (f"f{index}", _decoded(feature))
             for index, (name, feature) in enumerate(spec.input_features.items())
@@ -99,6 +110,8 @@ class RowCodec:
         self._categories = any(isinstance(feature, CategoryFeature) for feature in spec.features.values())
         self.not_logged = [spec.key, spec.time, AVAILABLE_AT]
         """Names in a logged row that are no part of its instance."""
+        self.ignored = reader.known - {*self._attributes, *self.not_logged}
+        """Names that a row may hold although nothing is done with them."""
         self._decodes = decodes
         self._decoders: dict[tuple[bool, int], msgspec.json.Decoder[Any]] = {}
         self._feed = _feeds(signature, spec.time, self._attributes)
@@ -163,15 +176,31 @@ class RowCodec:
             key=instance.key, time=epoch_us(instance.time), available_at=epoch_us(instance.available_at), **given
         )
 
+    def of_columns(
+        self, keys: Sequence[str], times: Sequence[int], available: Sequence[int], columns: Mapping[str, Sequence[Any]]
+    ) -> list[Row]:
+        """Rows of checked columns, a value for each row.
+
+        Args:
+            times, available: epoch microseconds UTC.
+            columns: by field: category str, number float, timestamp int, vector a list or numpy array, entity and columns any
+                scalar; None where it is missing, and a field that is missing in every row left out.
+        """
+        given = {KEY: keys, TIME: times, AVAILABLE: available}
+        given |= {self._attributes[name]: values for name, values in columns.items()}
+        values = [given.get(attribute) or repeat(None) for attribute in self._row.__struct_fields__]
+        return list(map(self._row, *values))
+
     # Using
 
     def encode(self, rows: Sequence[Row]) -> bytes:
         """The rows as a JSON array, missing values left out; `not_logged` names what is no part of the instance."""
-        return msgspec.json.encode(rows)
+        return to_json(rows)
 
     def feeds(self, parts: Sequence[Sequence[Row]]) -> Feeds:
-        """The input tensors of all rows of all parts, in order: category object [n] ('' where missing), number float32 [n] (NaN
-        where missing), timestamp int64 [n] (epoch microseconds UTC), vector float32 [n, length].
+        """What the model's session takes for all rows of all parts, in order: category object [n] ('' where missing), number
+        float32 [n] (NaN where missing), timestamp int64 [n] (epoch microseconds UTC), vector float32 [n, length]; numbers that
+        the signature names as packed are one tensor.
         """
         rows = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the graph clamps
@@ -198,23 +227,19 @@ def _decoded(feature: Feature) -> tuple[Any, ...]:
 
 
 def _feeds(signature: Signature, time_name: str, attributes: dict[str, str]) -> Callable[[Sequence[Row]], Feeds]:
-    """How rows become tensors. All numbers go through one matrix: an array costs more than the few values in it."""
-    numbers = [given.name for given in signature.inputs if given.kind == "number"]
-    of_numbers = attrgetter(*(attributes[name] for name in numbers)) if numbers else None
-    others: list[tuple[str, Callable[[Sequence[Row]], np.ndarray]]] = []
-    for given in signature.inputs:
-        attribute = TIME if given.name == time_name else attributes.get(given.name, "")
-        if given.kind != "number":
-            others.append((given.name, _column(given.kind, attrgetter(attribute))))
+    """How rows become what a session takes."""
+    packed = attrgetter(*(attributes[name] for name in signature.packed)) if signature.packed else None
+    columns = [
+        (given.name, _column(given.kind, attrgetter(TIME if given.name == time_name else attributes[given.name])))
+        for given in signature.inputs
+        if given.name not in signature.packed
+    ]
 
     def feed(rows: Sequence[Row]) -> Feeds:
-        feeds: Feeds = {}
-        if of_numbers is not None:
-            # None becomes NaN.
-            matrix = np.array(list(map(of_numbers, rows)), dtype=np.float32).reshape(len(rows), len(numbers))
-            feeds.update(zip(numbers, np.ascontiguousarray(matrix.T), strict=True))
-        for name, column in others:
-            feeds[name] = column(rows)
+        feeds = {name: column(rows) for name, column in columns}
+        if packed is not None:
+            # All numbers through one matrix: an array costs more than the few values in it. None becomes NaN.
+            feeds[signature.packed_as] = np.array(list(map(packed, rows)), dtype=np.float32).T.ravel()
         return feeds
 
     return feed
@@ -224,10 +249,10 @@ def _column(kind: str, value: Callable[[Row], Any]) -> Callable[[Sequence[Row]],
     def category(rows: Iterable[Row]) -> np.ndarray:
         return np.array([text or "" for text in map(value, rows)], dtype=object)
 
+    def number(rows: Iterable[Row]) -> np.ndarray:
+        return np.array(list(map(value, rows)), dtype=np.float32)
+
     def timestamp(rows: Iterable[Row]) -> np.ndarray:
         return np.array(list(map(value, rows)), dtype=np.int64)
 
-    def vector(rows: Iterable[Row]) -> np.ndarray:
-        return np.array(list(map(value, rows)), dtype=np.float32)
-
-    return {"category": category, "timestamp": timestamp, "vector": vector}[kind]
+    return {"category": category, "number": number, "timestamp": timestamp, "vector": number}[kind]

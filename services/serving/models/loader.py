@@ -71,7 +71,7 @@ class Loader:
             signature = read_signature(version.signature)
             data = self._fetch(version.digest)
             model = open_model(data, signature, threads=self._threads)
-            codec = codec_for(spec, parse(dict(pipeline.spec)), signature)
+            codec = codec_for(spec, parse(dict(pipeline.spec)), model.signature)
         except Unavailable:
             raise
         except (ArtifactCorrupt, ArtifactMissing, Invalid) as error:

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
+from services.serving.models.packed import pack
 from services.serving.run_cost import RunCost
 from shared.errors import Invalid
 from shared.onnx_check import check_model
@@ -24,10 +26,10 @@ Kind = Literal["category", "number", "timestamp", "vector"]
 Feeds = dict[str, np.ndarray]
 
 _ELEMENT = {
-    "category": "tensor(string)",
-    "number": "tensor(float)",
-    "timestamp": "tensor(int64)",
-    "vector": "tensor(float)",
+    "category": onnx.TensorProto.STRING,
+    "number": onnx.TensorProto.FLOAT,
+    "timestamp": onnx.TensorProto.INT64,
+    "vector": onnx.TensorProto.FLOAT,
 }
 
 
@@ -46,6 +48,16 @@ class Signature:
 
     inputs: tuple[Input, ...]
     task: str
+    packed: tuple[str, ...] = ()
+    """Inputs that are given joined, end to end, as the one input `packed_as` (see `packed.pack`)."""
+    packed_as: str = ""
+
+    def feeds(self, tensors: Feeds) -> Feeds:
+        """What a session takes, of a tensor for each input."""
+        if not self.packed:
+            return tensors
+        feeds = {name: tensor for name, tensor in tensors.items() if name not in self.packed}
+        return feeds | {self.packed_as: np.concatenate([tensors[name] for name in self.packed])}
 
 
 def read_signature(document: Mapping[str, Any]) -> Signature:
@@ -78,7 +90,7 @@ class Model:
         """The scores of n rows, float32 [n]: a probability for a binary task, else the predicted value.
 
         Args:
-            feeds: an array for each input: category object [n], number float32 [n], timestamp int64 [n], vector float32
+            feeds: as `Signature.feeds` gives them: category object [n], number float32 [n], timestamp int64 [n], vector float32
                 [n, length].
         """
         scores: np.ndarray = self._session.run(_OUTPUTS, feeds)[0]
@@ -97,12 +109,17 @@ def open_model(data: bytes, signature: Signature, *, threads: int) -> Model:
         Invalid: the file breaks the rules of `shared.onnx_check`, does not fit its signature, cannot be loaded, or does not give
             one finite score for each of the warm-up's rows.
     """
-    check_model(data)
+    model = check_model(data)
+    _check_inputs(model.graph, signature)
+    numbers = [given.name for given in signature.inputs if given.kind == "number"]
+    if (packed := pack(model, numbers)) is not None:
+        signature = replace(signature, packed_as=packed[0], packed=packed[1])
+        data = model.SerializeToString()
     try:
         session = ort.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise Invalid(f"ONNX Runtime cannot load the model ({type(error).__name__}).") from error
-    _check_signature(session, signature)
+    _check_output(session)
     for count in WARM_UP_ROWS:
         _warm(session, signature, count)
     return Model(
@@ -112,7 +129,7 @@ def open_model(data: bytes, signature: Signature, *, threads: int) -> Model:
 
 def _timed(session: ort.InferenceSession, signature: Signature, count: int) -> float:
     """Seconds of one run over so many rows: the median of a few."""
-    feeds = _synthetic(signature, count)
+    feeds = signature.feeds(_synthetic(signature, count))
     times = []
     for _ in range(TIMED_RUNS):
         began = time.perf_counter()
@@ -134,20 +151,29 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _check_signature(session: ort.InferenceSession, signature: Signature) -> None:
-    found = {given.name: (given.type, len(given.shape), given.shape) for given in session.get_inputs()}
+def _check_inputs(graph: onnx.GraphProto, signature: Signature) -> None:
+    constants = {tensor.name for tensor in graph.initializer}
+    found = {given.name: given.type.tensor_type for given in graph.input if given.name not in constants}
     wanted = {given.name: given for given in signature.inputs}
     if found.keys() != wanted.keys():
         names = ", ".join(sorted(found.keys() ^ wanted.keys())[:5])
         raise Invalid(f"The model's inputs are not those of its signature: {names}.")
     for name, given in wanted.items():
-        element, rank, shape = found[name]
-        if element != _ELEMENT[given.kind] or rank != (2 if given.kind == "vector" else 1) or isinstance(shape[0], int):
+        element, shape = found[name].elem_type, found[name].shape.dim
+        rank = 2 if given.kind == "vector" else 1
+        if element != _ELEMENT[given.kind] or len(shape) != rank or shape[0].HasField("dim_value"):
+            kind = onnx.TensorProto.DataType.Name(element).lower()
             raise Invalid(
-                f"The model's input {name} is {element} of rank {rank}, which is not a {given.kind} of any number of rows."
+                f"The model's input {name} is a tensor of {kind} of rank {len(shape)}, which is not a {given.kind} of any "
+                "number of rows."
             )
-        if given.kind == "vector" and shape[1] != given.length:
-            raise Invalid(f"The model's input {name} has length {shape[1]}; its signature says {given.length}.")
+        if given.kind == "vector" and shape[1].dim_value != given.length:
+            raise Invalid(
+                f"The model's input {name} has length {shape[1].dim_value}; its signature says {given.length}."
+            )
+
+
+def _check_output(session: ort.InferenceSession) -> None:
     outputs = {given.name: given.type for given in session.get_outputs()}
     if outputs.get(OUTPUT) != "tensor(float)":
         raise Invalid(f"The model has no output {OUTPUT} of float32.")
@@ -155,7 +181,7 @@ def _check_signature(session: ort.InferenceSession, signature: Signature) -> Non
 
 def _warm(session: ort.InferenceSession, signature: Signature, count: int) -> None:
     try:
-        scores = session.run([OUTPUT], _synthetic(signature, count))[0]
+        scores = session.run(_OUTPUTS, signature.feeds(_synthetic(signature, count)))[0]
     except Exception as error:
         raise Invalid(f"The model fails on {count} rows of the warm-up ({type(error).__name__}).") from error
     if scores.dtype != np.float32 or scores.shape != (count,):

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Spool:
         self._lock = threading.Lock()
         self._segments = _leftovers(folder)
         self._next_number = self._segments[-1].number + 1 if self._segments else 1
+        self._waiting = sum(segment.size - segment.offset for segment in self._segments)
         self._active: Segment | None = None
         self._descriptor = -1
         self._unsynced = False
@@ -88,7 +90,7 @@ class Spool:
     def waiting_bytes(self) -> int:
         """Bytes not yet shipped."""
         with self._lock:
-            return self._waiting()
+            return self._waiting
 
     def check(self) -> None:
         """For readiness: raises Unavailable when predictions would be refused, or are about to be."""
@@ -107,7 +109,7 @@ class Spool:
         """
         data = b"".join(map(frame, payloads))
         with self._lock:
-            if self._waiting() + len(data) > self._limit_bytes:
+            if self._waiting + len(data) > self._limit_bytes:
                 raise LogFull(
                     "The prediction log is full: the registry has not taken it for too long. Try again later."
                 )
@@ -153,7 +155,9 @@ class Spool:
         with self._lock:
             segment = next((segment for segment in self._segments if segment.number == number), None)
             if segment is not None:
-                segment.offset = max(segment.offset, end)
+                passed = max(segment.offset, end)
+                self._waiting -= passed - segment.offset
+                segment.offset = passed
                 self._remove_if_done(segment)
         self._unlink_done()
 
@@ -163,9 +167,6 @@ class Spool:
             self._seal()
             self._limit_bytes = 0
         self.sync()
-
-    def _waiting(self) -> int:
-        return sum(segment.size - segment.offset for segment in self._segments)
 
     def _segment_for(self, size: int) -> Segment:
         active = self._active
@@ -193,12 +194,13 @@ class Spool:
         try:
             _write_all(self._descriptor, data)
         except OSError:
-            try:
+            # The shipper may have read on into what is now cut off: nothing is ever appended behind it.
+            with suppress(OSError):
                 os.ftruncate(self._descriptor, segment.size)
-            except OSError:
-                self._seal()  # the torn frame stays behind the end that counts
+            self._seal()
             raise
         segment.size += len(data)
+        self._waiting += len(data)
         self._unsynced = True
 
     def _seal(self) -> None:

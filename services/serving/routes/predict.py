@@ -8,7 +8,7 @@ from services.serving.routes.state import Serving
 from services.serving.schemas import ModelPredictRequest, PredictRequest, PredictResponse
 from shared.contracts.scopes import Scope
 from shared.web.auth import GuardedRouter
-from shared.web.raw import Call, raw
+from shared.web.raw import Answer, Call, raw
 
 router = GuardedRouter(tags=["predict"])
 
@@ -25,7 +25,7 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     response_model=PredictResponse,
     openapi_extra=json_body(PredictRequest),
 )
-async def predict(call: Call) -> bytes:
+async def predict(call: Call) -> Answer:
     """Score rows with the live model; each answer is logged before it leaves."""
     serving: Serving = call.app.state.serving
     return await serving.predictor.predict(call, None)
@@ -38,7 +38,7 @@ async def predict(call: Call) -> bytes:
     response_model=PredictResponse,
     openapi_extra=json_body(ModelPredictRequest),
 )
-async def predict_with(call: Call) -> bytes:
+async def predict_with(call: Call) -> Answer:
     """Score rows with the live model of one pipeline; each answer is logged before it leaves."""
     serving: Serving = call.app.state.serving
     return await serving.predictor.predict(call, call.path["p"])

@@ -57,13 +57,9 @@ def fit_transform(feeds: Feeds, spec: PipelineSpec, *, min_count: int = 1) -> Tr
     new_ids = _count_ids(feeds, spec, inputs, raw_ids, min_count)
     ids = [graph.compact(column, new_ids[column.name]) for column in raw_ids]
     first = next(iter(inputs.values()))
-    model = build(
-        inputs,
-        {
-            NUMBERS: graph.concatenated([column.values for column in numbers], first, np.float32),
-            IDS: graph.concatenated([graph.as_column(column.values) for column in ids], first, np.int64),
-        },
-    )
+    number_columns = graph.concatenated([column.values for column in numbers], first, np.float32)
+    id_columns = graph.concatenated([graph.as_column(column.values) for column in ids], number_columns, np.int64)
+    model = build(inputs, {NUMBERS: number_columns, IDS: id_columns})
     return Transform(
         model=model,
         number_names=tuple(name for column in numbers for name in column.names),

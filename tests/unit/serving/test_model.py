@@ -38,7 +38,7 @@ def test_rows_become_scores() -> None:
         "distance": np.array([500, np.nan, 1000], dtype=np.float32),
         "departs": np.full(3, 1_370_188_800_000_000),
     }
-    scores = model.score(feeds)
+    scores = model.score(model.signature.feeds(feeds))
     assert scores.dtype == np.float32
     assert scores.tolist() == [0.625, 0.25, 0.75]
     assert model.cost.of(1) > 0
@@ -51,7 +51,7 @@ REFUSED = {
     "an input of another type": (
         one_input(np.float64, ("n",), lambda x: op.cast(x, to=np.float32)),
         with_input("number"),
-        "x is tensor",
+        "x is a tensor of double",
     ),
     "a fixed number of rows": (one_input(np.float32, (4,), op.abs), with_input("number"), "any number of rows"),
     "a vector of another length": (

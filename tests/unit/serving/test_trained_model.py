@@ -22,7 +22,7 @@ def test_json_and_stored_rows_score_alike() -> None:
     fitted = fit_model(table, spec, metadata={}, on_epoch=lambda _: None, should_stop=lambda: False)
     signature = read_signature(fitted.signature)
     model = open_model(fitted.onnx_bytes, signature, threads=1)
-    codec = codec_for(spec, spec, signature)
+    codec = codec_for(spec, spec, model.signature)
     fields = ["city", "kind", "size", "price", "at", "embedding"]
     documents = [{"id": row["key"], **{name: row[name] for name in fields}} for row in table.to_pylist()]
     body = orjson.dumps({"instances": documents})
@@ -30,6 +30,7 @@ def test_json_and_stored_rows_score_alike() -> None:
     decoded = codec.decode(body, epoch_us(AT), max_instances=1000, names_model=True)
     rows = carefully if decoded is None else decoded.rows
 
+    assert model.signature.packed == ("size", "price"), "two of the columns are numbers"
     served = model.score(codec.feeds([rows]))
 
     stored = score(open_session(fitted.onnx_bytes, threads=1), feeds_of(table, fitted.signature["inputs"]))
