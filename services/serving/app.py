@@ -18,13 +18,14 @@ from services.serving.models.follower import Follower
 from services.serving.models.listener import Listener
 from services.serving.models.loader import Loader
 from services.serving.models.slots import ModelSlots
+from services.serving.oip import errors as oip_errors
 from services.serving.predict import Predictor
 from services.serving.prediction_log.folder import claim
 from services.serving.prediction_log.shipping import Shipping
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.sync import Syncer
 from services.serving.releases import Releases
-from services.serving.routes import admin, feedback, predict
+from services.serving.routes import admin, feedback, oip, predict
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
 from services.serving.transactions import Transactions
@@ -71,7 +72,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         description=DESCRIPTION,
         settings=common,
         sessions=sessions,
-        routers=[predict.router, feedback.router, admin.router],
+        routers=[predict.router, feedback.router, admin.router, oip.router, oip.public],
         checks={
             "accepting": drain.check,
             "log": lambda: serving().check_log(),
@@ -82,6 +83,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         lifespan=replica,
         keys=ring,
     )
+    oip_errors.install(app)
     return app
 
 

@@ -23,7 +23,7 @@ from shared.web.request_id import RequestIdMiddleware
 ServiceLifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FIRST_KEYS_WAIT_S = 3.0
-UNMEASURED = ["^/healthz$", "^/readyz$", "^/metrics$"]
+UNMEASURED = ["^/healthz$", "^/readyz$", "^/v2/health/", "^/metrics$"]
 
 
 def make_app(

@@ -32,7 +32,7 @@ from shared.keys import Principal, no_such_pipeline
 from shared.web.body import StrictRequest, bounded, is_json
 from shared.web.errors import EVERY_ROUTE, problem_responses
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics", "/docs", "/openapi.json"})
 """The only paths that answer without a key. They take no input; /metrics and /readyz show names of pipelines and counts."""
 PIPELINE_PARAMETERS = ("p", "pipeline")
 NEW_KEY_WAIT_S = 2.0

@@ -5,6 +5,7 @@ from tests.contract.fuzz import fuzz
 from tests.contract.world import ADMIN_KEY, World
 
 M, A = "/v1/models/{p}", "/admin/models"
+V, R = "/v2/models/{p}", "/v2/repository"
 
 
 def test_every_answer_is_documented(world: World) -> None:
@@ -12,4 +13,7 @@ def test_every_answer_is_documented(world: World) -> None:
     assert {
         "POST /predict", f"POST {M}/predict", "POST /feedback", f"GET {A}", f"GET {A}/{{p}}", f"GET {A}/{{p}}/history",
         f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", "GET /healthz", "GET /readyz",
+        "GET /v2", "GET /v2/health/live", "GET /v2/health/ready", f"GET {V}", f"GET {V}/ready", f"POST {V}/infer",
+        f"GET {V}/versions/{{n}}", f"GET {V}/versions/{{n}}/ready", f"POST {V}/versions/{{n}}/infer",
+        f"POST {R}/index", f"POST {R}/models/{{p}}/load", f"POST {R}/models/{{p}}/unload",
     } == set(tried)  # fmt: skip

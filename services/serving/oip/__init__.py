@@ -1,0 +1,1 @@
+"""The Open Inference Protocol v2 without I/O: tensors, the framing of requests and answers, and rows made of tensors."""
