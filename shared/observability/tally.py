@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 
 class Tally(Protocol):
-    """Stands before one metric that nobody else adds to: a labelled child, or one without labels."""
+    """Stands before one metric: a labelled child, or one without labels."""
 
     def move(self) -> None:
         """Bring the metric up to date; never called twice at once."""
