@@ -16,6 +16,7 @@ import signal
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -25,12 +26,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.serving import stack, wrk
-from benchmarks.serving.rows import request_body
+from benchmarks.serving.rows import PIPELINE, request_body, training_events
+from benchmarks.serving.stack import drain
 from cli.stack.ports import free_ports
 
 ONE_ROW, MANY_ROWS = ((1, 1), (16, 1), (64, 1)), ((16, 100),)
 LATENCY_LOAD = 0.7
-DRAIN_DEADLINE_S = 600
 
 
 def main() -> None:
@@ -50,7 +51,14 @@ def main() -> None:
         with console.status("Starting the stack and releasing a model"):
             base = next(port for port in ports if all(_free(port + offset) for offset in range(stack.SERVICES)))
             relevo = life.enter_context(
-                stack.running(Path(folder), base, serving_core=serving_core, other_core=load_core)
+                stack.running(
+                    Path(folder),
+                    base,
+                    PIPELINE,
+                    training_events(datetime.now(UTC)),
+                    serving_core=serving_core,
+                    other_core=load_core,
+                )
             )
             apps = {"floor": life.enter_context(stack.app("floor", next(ports), serving_core))}
             if options.plain:
@@ -63,13 +71,13 @@ def main() -> None:
             console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
         bench.measure(ONE_ROW)
         answered = relevo.metric("relevo_serving_predictions_total")
-        drain_s = _drain(relevo, answered)
+        drain_s = drain(relevo, answered)
         console.print(f"one-row cases: {answered:,.0f} predictions in PostgreSQL {drain_s:.1f} s after the last answer")
         bench.latency(64)
-        _drain(relevo, relevo.metric("relevo_serving_predictions_total"))
+        drain(relevo, relevo.metric("relevo_serving_predictions_total"))
         bench.measure(MANY_ROWS)
         before, total = relevo.logged(), relevo.metric("relevo_serving_predictions_total")
-        drain_s = _drain(relevo, total)
+        drain_s = drain(relevo, total)
         console.print(
             f"16x100: {total - before:,.0f} rows were left to ship; {(total - before) / max(drain_s, 1e-9):,.0f} rows/s"
         )
@@ -161,16 +169,6 @@ class _Bench:
                 f"{median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})   p50 {median(load.p50_ms for load in loads):7.2f} "
                 f"p99 {median(load.p99_ms for load in loads):7.2f} ms   errors {sum(load.errors for load in loads)}"
             )
-
-
-def _drain(relevo: stack.Stack, rows: float) -> float:
-    """Seconds until so many rows are in PostgreSQL."""
-    began = time.monotonic()
-    while (found := relevo.logged()) < rows:
-        if time.monotonic() - began > DRAIN_DEADLINE_S:
-            raise SystemExit(f"after {DRAIN_DEADLINE_S} s only {found:,} of {rows:,.0f} predictions are in PostgreSQL")
-        time.sleep(0.2)
-    return time.monotonic() - began
 
 
 def _model_alone_us(path: Path, rows: int) -> float:

@@ -5,22 +5,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
 import psycopg
 
-from benchmarks.serving.rows import NAME, PIPELINE, training_events
 from cli.addresses import of_stack
 from cli.client import Client
 from cli.wait import wait_for
 from shared.registry.states import CycleState
 
 SERVICES = 4
+DRAIN_DEADLINE_S = 600
 OVER = {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED}
 
 
@@ -51,10 +51,20 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(home: Path, port_base: int, *, serving_core: int, other_core: int) -> Iterator[Stack]:
+def running(
+    home: Path,
+    port_base: int,
+    pipeline: Mapping[str, Any],
+    events: Iterable[Mapping[str, Any]],
+    *,
+    serving_core: int,
+    other_core: int,
+) -> Iterator[Stack]:
     """Start, release, pin; stopped when the block ends.
 
     Args:
+        pipeline: its spec.
+        events: labelled, what it is trained with.
         serving_core: CPU for all processes of serving.
         other_core: CPU for everything else, engines included.
     """
@@ -62,8 +72,8 @@ def running(home: Path, port_base: int, *, serving_core: int, other_core: int) -
     try:
         addresses = of_stack(home)
         with Client(addresses) as client:
-            _release(client)
-            version = next(iter(client.versions(NAME)))
+            _release(client, pipeline, events)
+            version = next(iter(client.versions(pipeline["name"])))
         pids = orjson.loads((home / "stack.json").read_bytes())["pids"]
         for name, pid in pids.items():
             pin(pid, serving_core if name == "serving" else other_core)
@@ -88,12 +98,22 @@ def pin(pid: int, core: int) -> None:
                 pin(int(child), core)
 
 
-def _release(client: Client) -> None:
-    client.apply(PIPELINE)
-    events = b"\n".join(orjson.dumps(event) for event in training_events(datetime.now(UTC)))
-    client.ingest(NAME, events, "application/x-ndjson")
-    cycle = client.start_cycle(NAME)
-    ended = wait_for(cycle, lambda: client.cycle(NAME, cycle["id"]), OVER, lambda _: None, deadline_s=600)
+def drain(relevo: Stack, rows: float) -> float:
+    """Seconds until so many rows are in PostgreSQL."""
+    began = time.monotonic()
+    while (found := relevo.logged()) < rows:
+        if time.monotonic() - began > DRAIN_DEADLINE_S:
+            raise SystemExit(f"after {DRAIN_DEADLINE_S} s only {found:,} of {rows:,.0f} predictions are in PostgreSQL")
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def _release(client: Client, pipeline: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
+    name = pipeline["name"]
+    client.apply(pipeline)
+    client.ingest(name, b"\n".join(map(orjson.dumps, events)), "application/x-ndjson")
+    cycle = client.start_cycle(name)
+    ended = wait_for(cycle, lambda: client.cycle(name, cycle["id"]), OVER, lambda _: None, deadline_s=600)
     if ended["state"] != CycleState.RELEASED:
         raise RuntimeError(f"the measured model was not released: {ended['state']}: {ended['reason']}")
 

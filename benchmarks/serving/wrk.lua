@@ -5,6 +5,10 @@ local file = io.open(os.getenv("BODY"), "rb")
 wrk.body = file:read("*a")
 file:close()
 wrk.headers["Content-Type"] = "application/json"
+if os.getenv("JSON_BYTES") ~= "" then  -- binary data follows so many bytes of JSON
+  wrk.headers["Content-Type"] = "application/octet-stream"
+  wrk.headers["Inference-Header-Content-Length"] = os.getenv("JSON_BYTES")
+end
 if os.getenv("API_KEY") ~= "" then wrk.headers["Authorization"] = "Bearer " .. os.getenv("API_KEY") end
 local think = tonumber(os.getenv("THINK_MS"))
 if think > 0 then

@@ -36,7 +36,17 @@ def require_wrk() -> None:
         )
 
 
-def run(url: str, body: bytes, *, key: str, connections: int, seconds: float, core: int, think_ms: float = 0) -> Load:
+def run(
+    url: str,
+    body: bytes,
+    *,
+    key: str,
+    connections: int,
+    seconds: float,
+    core: int,
+    think_ms: float = 0,
+    json_bytes: int | None = None,
+) -> Load:
     """Load one address.
 
     Args:
@@ -44,11 +54,18 @@ def run(url: str, body: bytes, *, key: str, connections: int, seconds: float, co
         connections: kept open, each with one request at a time.
         core: CPU that wrk may use.
         think_ms: mean pause of a connection between two requests.
+        json_bytes: length of the JSON that the body begins with, when binary data follows.
     """
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        environment = {**os.environ, "BODY": file.name, "API_KEY": key, "THINK_MS": str(think_ms)}
+        environment = {
+            **os.environ,
+            "BODY": file.name,
+            "API_KEY": key,
+            "THINK_MS": str(think_ms),
+            "JSON_BYTES": "" if json_bytes is None else str(json_bytes),
+        }
         command = [
             "taskset",
             "-c",

@@ -34,7 +34,8 @@ DATATYPE_OF = {"category": BYTES, "number": "FP32", "timestamp": "INT64", "vecto
 MAX_ID_CHARS = 256
 
 _OCTETS = b"application/octet-stream"
-_SCALARS = (str, int, float, bool)
+_SCALARS = {str, int, float, bool}
+_NO_PARAMETERS: Mapping[str, Any] = {}
 _NOT_HERE = {
     "sequence_id": "no request belongs to a sequence here: each one stands alone",
     "shared_memory_region": "there is no shared memory here: send the data itself",
@@ -170,12 +171,12 @@ def _object(where: str, value: object, known: Collection[str]) -> Mapping[str, A
 def _parameters(where: str, holder: Mapping[str, Any]) -> Mapping[str, Any]:
     given = holder.get("parameters")
     if given is None:
-        return {}
-    if type(given) is not dict or not all(type(value) in _SCALARS for value in given.values()):
+        return _NO_PARAMETERS
+    if type(given) is not dict or not _SCALARS.issuperset(map(type, given.values())):
         raise _invalid(where, "must be an object of texts, numbers, true and false")
-    for name in _NOT_HERE.keys() & given.keys():
-        if given[name]:
-            raise _invalid(f"{where}.{name}", f"cannot be had: {_NOT_HERE[name]}")
+    for name, why in _NOT_HERE.items():
+        if given.get(name):
+            raise _invalid(f"{where}.{name}", f"cannot be had: {why}")
     return given
 
 

@@ -172,9 +172,13 @@ def _vectors(tensor: Tensor, length: int) -> Column:
 def _finite(tensor: Tensor, *, missing: bool) -> np.ndarray:
     """Floats of a tensor of numbers, aligned, in a copy; NaN only where it may mean missing."""
     values: np.ndarray = tensor.values
-    wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
-    values = values.astype(np.float64 if wide else np.float32)
-    values += 0.0  # -0.0 and 0.0 are one content
+    if values.dtype.kind != "f":
+        return values.astype(np.float64)
+    if values.dtype.itemsize < np.dtype(np.float32).itemsize:
+        values = values.astype(np.float32)
+    values = values + 0.0  # -0.0 and 0.0 are one content
+    if np.logical_and.reduce(np.isfinite(values), axis=None):
+        return values
     bad = np.isinf(values) if missing else ~np.isfinite(values)
     if bad.any():
         row = np.argwhere(bad)[0][0]
