@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], int, str]] = {
     "another type": (
         lambda request: request["headers"].update({"content-type": "text/plain"}),
         415,
-        "unsupported-media",
+        "unsupported-media-type",
     ),
     "too large": (lambda request: request.update(content=b"1" * 2001), 413, "too-large"),
     "a parameter": (lambda request: request.update(url="/echo?dry_run=1"), 422, "invalid"),
