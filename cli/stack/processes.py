@@ -156,7 +156,8 @@ def product_parts(
     for name, port in services.items():
         service = _python(
             f"uvicorn services.{name}.app:create_app --factory --host {ports.LOOPBACK} --port {port} "
-            "--loop uvloop --http httptools --no-access-log --timeout-graceful-shutdown 8"
+            "--loop uvloop --http httptools --no-access-log --no-proxy-headers "
+            "--no-server-header --timeout-graceful-shutdown 8"
         )
         wanted = Wanted(name, needs=(*engines, "migrate"), grace_s=15)
         ready = probes.http(f"http://{ports.LOOPBACK}:{port}/readyz")
