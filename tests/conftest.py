@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
@@ -14,6 +15,10 @@ from shared.config import psycopg_url
 from shared.registry.migrate import migrate
 from shared.registry.session import Sessions, make_sessions, open_engine
 from tests.engines import Engines, running_engines
+
+# Nothing passes or fails by timing: the first text that Hypothesis makes on a machine takes it a second.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 TESTS = Path(__file__).parent
 SERVICE_KEY = "rlv_0123456789ab_" + "s" * 43

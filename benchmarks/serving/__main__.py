@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as life:
         ports = free_ports(())
         with console.status("Starting the stack and releasing a model"):
-            base = next(port for port in ports if all(_free(port + offset) for offset in range(stack.SERVICES)))
+            base = stack.free_base(ports)
             relevo = life.enter_context(
                 stack.running(
                     Path(folder),
@@ -182,12 +182,6 @@ def _model_alone_us(path: Path, rows: int) -> float:
         session.run(["score"], feeds)
         times.append(time.perf_counter() - began)
     return median(times) * 1e6
-
-
-def _free(port: int) -> bool:
-    from cli.stack.ports import is_free
-
-    return port < 65_536 and is_free(port)
 
 
 if __name__ == "__main__":

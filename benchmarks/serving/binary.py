@@ -29,7 +29,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.serving import stack, wrk
-from cli.stack.ports import free_ports, is_free
+from cli.stack.ports import free_ports
 from services.serving.models.loader import codec_for
 from services.serving.models.model import read_signature
 from services.serving.oip.framing import InferRequest, read_request
@@ -75,7 +75,7 @@ def main() -> None:
     result: dict[str, Any] = _decoding(console, forms)
     serving_core, load_core = sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as life:
-        base = next(port for port in free_ports(()) if all(_free(port + offset) for offset in range(stack.SERVICES)))
+        base = stack.free_base(free_ports(()))
         events = _events(datetime.now(UTC))
         with console.status("Starting the stack and releasing a model"):
             relevo = life.enter_context(
@@ -176,10 +176,6 @@ def _events(end: datetime, *, seed: int = 7) -> Iterator[dict[str, Any]]:
             "available_at": at.isoformat(),
             "label_time": (at + timedelta(minutes=30)).isoformat(),
         }
-
-
-def _free(port: int) -> bool:
-    return port < 65_536 and is_free(port)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class Request(BaseModel):
     """A request as Relevo takes it."""
 
     model: str
-    instances: list[Row]  # type: ignore[valid-type]
+    instances: list[Row]
 
 
 def make_app(path: str) -> FastAPI:

@@ -16,6 +16,7 @@ import psycopg
 
 from cli.addresses import of_stack
 from cli.client import Client
+from cli.stack.ports import is_free
 from cli.wait import wait_for
 from shared.registry.states import CycleState
 
@@ -72,7 +73,7 @@ def running(
     try:
         addresses = of_stack(home)
         with Client(addresses) as client:
-            _release(client, pipeline, events)
+            _begin(client, pipeline, events)
             version = next(iter(client.versions(pipeline["name"])))
         pids = orjson.loads((home / "stack.json").read_bytes())["pids"]
         for name, pid in pids.items():
@@ -87,6 +88,13 @@ def running(
         yield Stack(addresses.of("serving"), addresses.key, model, pids["serving"], environment["DATABASE_URL"])
     finally:
         _relevo("down", "--home", str(home))
+
+
+def free_base(ports: Iterator[int]) -> int:
+    """A port that is free like the three after it."""
+    return next(
+        port for port in ports if port + SERVICES < 65_536 and all(is_free(port + offset) for offset in range(SERVICES))
+    )
 
 
 def pin(pid: int, core: int) -> None:
@@ -108,10 +116,14 @@ def drain(relevo: Stack, rows: float) -> float:
     return time.monotonic() - began
 
 
-def _release(client: Client, pipeline: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
-    name = pipeline["name"]
-    client.apply(pipeline)
-    client.ingest(name, b"\n".join(map(orjson.dumps, events)), "application/x-ndjson")
+def _begin(client: Client, pipeline: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
+    client.apply(dict(pipeline))
+    client.ingest(pipeline["name"], b"\n".join(map(orjson.dumps, events)), "application/x-ndjson")
+    release(client, pipeline["name"])
+
+
+def release(client: Client, name: str) -> None:
+    """One cycle, to a version that is live."""
     cycle = client.start_cycle(name)
     ended = wait_for(cycle, lambda: client.cycle(name, cycle["id"]), OVER, lambda _: None, deadline_s=600)
     if ended["state"] != CycleState.RELEASED:

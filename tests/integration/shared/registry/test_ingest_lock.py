@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.errors import Unavailable
 from shared.registry import session as module
+from shared.registry.connection import APPENDER_IDLE_MS
 from shared.registry.session import Sessions, ingest_settled, lock_for_ingest
 from tests.support.waiting import DEADLINE_S, until
 
@@ -60,7 +61,8 @@ def test_while_an_append_stalls_others_pass_and_the_reader_goes_on_waiting(sessi
 
 
 def test_an_append_that_is_left_alone_is_ended(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "APPENDER_IDLE_MS", 500)
+    limit, lock = module.LOCK_FOR_INGEST
+    monkeypatch.setattr(module, "LOCK_FOR_INGEST", (limit.replace(str(APPENDER_IDLE_MS), "500"), lock))
     with sessions() as stalled:
         lock_for_ingest(stalled)
         thread, ended = reading(sessions)

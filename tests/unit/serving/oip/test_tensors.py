@@ -102,3 +102,12 @@ def test_bytes_that_are_no_value_are_refused() -> None:
         text_of("x", b"\xed\xa0\x80")
     with pytest.raises(Invalid, match="framed as 1000000000000"):
         from_bytes("x", "BYTES", (10**12,), b"\0" * 8, begin=0, size=8)
+
+
+@pytest.mark.parametrize(
+    "data", [bytes_of_texts(["a"]) + b"x", bytes_of_texts(["a", "b"]), b"\2\0\0\0a", b"\xff\xff\xff\xffa", b"\1\0\0"]
+)
+def test_texts_that_end_before_or_behind_their_stretch_are_refused(data: bytes) -> None:
+    for behind in (b"", b"next tensor"):
+        with pytest.raises(Invalid, match="framed as 1 of BYTES"):
+            from_bytes("x", "BYTES", (1,), data + behind, begin=0, size=len(data))
