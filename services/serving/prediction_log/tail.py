@@ -55,7 +55,10 @@ class Tail:
         for index, (number, path) in enumerate(segments):
             if number != self._number:
                 self._number, self._offset = number, len(MAGIC)
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:  # passed to its end, and removed just now
+                continue
             damaged = False
             if self._offset < size:
                 payloads, end, damaged = _read(path, self._offset, size, max_bytes, max_records)

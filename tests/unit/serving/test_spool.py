@@ -259,3 +259,21 @@ def test_a_segment_that_another_follows_is_over(tmp_path: Path) -> None:
     second = tail.next_batch(max_bytes=100, max_records=10)
     assert second is not None
     assert (second.number, second.payloads, second.full) == (2, [b"two"], False)
+
+
+def test_a_segment_that_is_removed_while_the_folder_is_read_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "000000000001.seg", tmp_path / "000000000002.seg"
+    first.write_bytes(MAGIC + frame(b"one"))
+    second.write_bytes(MAGIC + frame(b"two"))
+    tail = Tail(tmp_path, sealed_below=2, passed=lambda *_: None)
+    batch = tail.next_batch(max_bytes=100, max_records=10)
+    assert batch is not None
+    tail.pass_(batch)
+    listed = sorted(tmp_path.glob("*.seg"))
+    first.unlink()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed))
+    after = tail.next_batch(max_bytes=100, max_records=10)
+    assert after is not None
+    assert after.payloads == [b"two"]
