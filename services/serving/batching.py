@@ -94,7 +94,7 @@ class Batcher(Generic[J, R]):
             self._start_long()
         if self._short:
             batch = self._take(self._short, self._inline_s)
-            self._finish(batch, *self._timed([job for job, _ in batch]))
+            self._finish(batch, *self._timed([job for job, _ in batch], time.perf_counter))
         if self._short:  # let others have the loop in between
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
@@ -103,7 +103,10 @@ class Batcher(Generic[J, R]):
         batch = self._take(self._long, self._batch_s)
         closing: Sequence[R | Exception] = [Unavailable("This replica is closing; try another.")] * len(batch)
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, self._timed, [job for job, _ in batch])
+            # By the thread's own clock: that it waited for the loop's turns does not make the work too long for the loop.
+            work = asyncio.get_running_loop().run_in_executor(
+                self._pool, self._timed, [job for job, _ in batch], time.thread_time
+            )
         except RuntimeError:  # the pool takes nothing more
             self._finish(batch, closing, 0.0)
             return
@@ -119,13 +122,13 @@ class Batcher(Generic[J, R]):
 
         work.add_done_callback(done)
 
-    def _timed(self, jobs: Sequence[J]) -> "tuple[Sequence[R | Exception], float]":
-        began_s = time.perf_counter()
+    def _timed(self, jobs: Sequence[J], clock: Callable[[], float]) -> "tuple[Sequence[R | Exception], float]":
+        began_s = clock()
         try:
             outcomes: Sequence[R | Exception] = self._score(jobs) if jobs else []
         except Exception as error:  # noqa: BLE001 - every caller hears of it
             outcomes = [error] * len(jobs)
-        return outcomes, time.perf_counter() - began_s
+        return outcomes, clock() - began_s
 
     def _take(self, queue: "deque[tuple[J, asyncio.Future[R]]]", seconds: float) -> "list[tuple[J, asyncio.Future[R]]]":
         """The oldest jobs, as many as are expected to run within a time; at least one. Nobody waits for those given up."""
@@ -150,7 +153,11 @@ class Batcher(Generic[J, R]):
         rows = sum(job.size for job in jobs)
         self._cost.learn(rows, seconds)
         self._waiting_rows -= rows
-        for (_, future), outcome in zip(batch, self._deliver(jobs, outcomes), strict=True):
+        try:
+            delivered = self._deliver(jobs, outcomes)
+        except Exception as error:  # noqa: BLE001 - every caller hears of it, and nobody waits for ever
+            delivered = [error] * len(batch)
+        for (_, future), outcome in zip(batch, delivered, strict=True):
             if future.cancelled():
                 continue
             if isinstance(outcome, Exception):

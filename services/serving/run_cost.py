@@ -4,20 +4,23 @@ SHARE = 0.05
 """How far one observation moves the estimate."""
 FEW = 8
 """Up to so many rows an observation tells about the fixed part, above about the part for each row."""
+STALL = 4.0
+"""An observation counts as at most so many times what was expected: a run that was merely interrupted says little of the next."""
+LEAST_S = 1e-9
 
 
 class RunCost:
     """The estimate. Begins with what was measured when the model was warmed, and follows what runs take."""
 
     def __init__(self, fixed_s: float, per_row_s: float) -> None:
-        self.fixed_s = fixed_s
-        self.per_row_s = per_row_s
+        self.fixed_s = max(LEAST_S, fixed_s)
+        self.per_row_s = max(LEAST_S, per_row_s)
 
     @classmethod
     def measured(cls, one_row_s: float, many_rows_s: float, many: int) -> "RunCost":
         """From the time of one row alone and of `many` rows together."""
         per_row_s = max(0.0, (many_rows_s - one_row_s) / (many - 1))
-        return cls(max(0.0, one_row_s - per_row_s), per_row_s)
+        return cls(one_row_s - per_row_s, per_row_s)
 
     def of(self, rows: int) -> float:
         """The expected time of a run of so many rows."""
@@ -25,13 +28,17 @@ class RunCost:
 
     def rows_within(self, seconds: float) -> int:
         """The most rows expected to run within a time; at least 1."""
-        if self.per_row_s <= 0:
-            return 1 if self.fixed_s > seconds else 2**31
         return max(1, int((seconds - self.fixed_s) / self.per_row_s))
 
     def learn(self, rows: int, seconds: float) -> None:
         """Take in what a run took."""
-        if rows <= FEW:
-            self.fixed_s += SHARE * (max(0.0, seconds - self.per_row_s * rows) - self.fixed_s)
-        else:
-            self.per_row_s += SHARE * (max(0.0, seconds - self.fixed_s) / rows - self.per_row_s)
+        seconds = min(seconds, STALL * self.of(rows))
+        # A run that takes less than one of the two parts tells that this part is smaller, whatever the run's size.
+        if rows <= FEW or seconds < self.fixed_s:
+            self.fixed_s = _nearer(self.fixed_s, seconds - self.per_row_s * rows)
+        if rows > FEW or seconds < self.per_row_s * rows:
+            self.per_row_s = _nearer(self.per_row_s, max(0.0, seconds - self.fixed_s) / rows)
+
+
+def _nearer(estimate_s: float, seen_s: float) -> float:
+    return max(LEAST_S, estimate_s + SHARE * (seen_s - estimate_s))

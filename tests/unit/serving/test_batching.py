@@ -196,3 +196,51 @@ async def test_a_pool_that_closes_lets_nobody_wait() -> None:
         await waiting
     with pytest.raises(Unavailable, match="closing"):
         await asked.submit(many)
+
+
+async def test_a_stall_lets_nobody_wait_for_ever() -> None:
+    cost = RunCost.measured(20e-6, 276e-6, 256)
+    cost.learn(1, 30.0)
+    for _ in range(2000):
+        cost.learn(64, 80e-6)
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(Doubling(), pool, inline_s=1e-3, cost=cost)
+        assert await asyncio.wait_for(asked.submit(Rows((1,))), 30) == [2]
+
+
+@pytest.mark.parametrize("inline_s", [0.0, 1.0])
+async def test_what_fails_while_answers_are_handed_out_reaches_their_callers(inline_s: float) -> None:
+    model, broken = Doubling(), [MemoryError()]
+
+    def breaks_once(jobs: Sequence[Rows], outcomes: Sequence[list[int] | Exception]) -> Sequence[list[int] | Exception]:
+        if broken:
+            raise broken.pop()
+        return model.deliver(jobs, outcomes)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = Batcher(
+            model.score, breaks_once, RunCost(0, 1e-6), pool,
+            inline_s=inline_s, batch_s=1e-4, most_rows=10, threads=1,
+        )  # fmt: skip
+        with pytest.raises(MemoryError):
+            await asyncio.wait_for(asked.submit(Rows((1,))), 30)
+        assert await asyncio.wait_for(asked.submit(Rows(tuple(range(10)))), 30) == [2 * row for row in range(10)]
+
+
+async def test_waiting_for_the_processor_does_not_make_work_too_long_for_the_loop() -> None:
+    cost = RunCost(2e-3, 1e-6)
+    model = Doubling()
+    score = model.score
+
+    def waits(jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        threading.Event().wait(3e-3)
+        return score(jobs)
+
+    model.score = waits  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, inline_s=1e-3, cost=cost)
+        number = 0
+        while cost.of(1) > 1e-3 and number < 500:
+            assert await asked.submit(Rows((number,))) == [2 * number]
+            number += 1
+    assert cost.of(1) <= 1e-3, "it waits in its thread, it does not work"

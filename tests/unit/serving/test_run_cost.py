@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.serving.run_cost import RunCost
 
@@ -36,3 +38,32 @@ def test_it_follows_what_runs_take() -> None:
         cost.learn(rows, (2e-4 + 3e-6 * rows) * draw.uniform(0.8, 1.2))
     assert cost.of(1) == pytest.approx(2e-4, rel=0.25)
     assert cost.of(500) == pytest.approx(2e-4 + 3e-6 * 500, rel=0.25)
+
+
+def test_one_stalled_run_moves_the_estimate_a_little() -> None:
+    cost = RunCost(fixed_s=20e-6, per_row_s=1e-6)
+    cost.learn(1, 0.5)
+    assert cost.of(1) < 2 * 21e-6
+
+
+@pytest.mark.parametrize("rows", [1, 64, 4096])
+@pytest.mark.parametrize("start", [(0.0, 0.0), (5e-3, 1e-9), (1e-9, 5e-3), (5e-3, 5e-3)])
+def test_runs_of_one_size_alone_bring_the_estimate_for_that_size_down_and_up(
+    rows: int, start: tuple[float, float]
+) -> None:
+    cost = RunCost(*start)
+    for _ in range(2000):
+        cost.learn(rows, 30e-6 + 1e-6 * rows)
+    assert cost.of(rows) == pytest.approx(30e-6 + 1e-6 * rows, rel=0.3)
+    assert cost.rows_within(1e-3) >= 1
+
+
+@given(runs=st.lists(st.tuples(st.integers(1, 20_000), st.floats(0, 100)), max_size=200), within_s=st.floats(0, 1))
+def test_whatever_was_learned_the_rows_within_a_time_are_a_number(
+    runs: list[tuple[int, float]], within_s: float
+) -> None:
+    cost = RunCost.measured(0.0, 0.0, 256)
+    for rows, seconds in runs:
+        cost.learn(rows, seconds)
+    assert 1 <= cost.rows_within(within_s) <= 2**31
+    assert cost.of(1) > 0
