@@ -49,6 +49,12 @@ def up(
     port_base: Annotated[
         int, typer.Option("--port-base", help="Ports: serving here, data +1, trainer +2, validator +3.")
     ] = DEFAULT_PORT_BASE,
+    serving_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--serving-workers", min=1, max=64, help="Processes of serving; default: SERVING_WORKERS, else 1."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start PostgreSQL, Valkey, the four services and their workers, and wait until all are ready.
@@ -57,6 +63,8 @@ def up(
     """
     place = homes.locate(home)
     out, err = Console(), Console(stderr=True)
+    if serving_workers is not None:
+        os.environ["SERVING_WORKERS"] = str(serving_workers)
     try:
         seen = _detached(place, port_base, err) if detach else _attached(place, port_base, out, err, as_json=as_json)
     except StackError as error:

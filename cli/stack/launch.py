@@ -22,6 +22,7 @@ from cli.stack.errors import StackError
 from cli.stack.home import Home
 from cli.stack.snapshot import Snapshot
 from cli.stack.supervisor import Supervisor
+from shared.cpus import usable_cpus
 
 Publish = Callable[[Snapshot], None]
 Product = Callable[..., list[Child]]
@@ -108,7 +109,7 @@ def plan(
         services,
         engines=tuple(part.name for part in embedded),
         free=free,
-        cpus=processes.usable_cpus(),
+        cpus=usable_cpus(),
         inherited=environment,
     )
     return parts, {**processes.addresses(services), "admin_key": common["RELEVO_ADMIN_KEY"]}

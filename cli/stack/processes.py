@@ -1,11 +1,9 @@
 """The parts of the product as data: engines, migration, services, workers, background; their commands and environments."""
 
 import functools
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from cli.stack import ports, postgres, probes, valkey
 from cli.stack.child import Child
@@ -88,16 +86,6 @@ def thread_limits(cpus: int, *, computes: bool, inherited: Mapping[str, str]) ->
     return {"OMP_WAIT_POLICY": "PASSIVE", **{name: inherited.get(name) or chosen for name in names}}
 
 
-def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its affinity, cut by the quota of its container."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(cpus, round(int(quota) / int(period))))
-    except (OSError, ValueError, ZeroDivisionError):  # no such group, or "max": no quota
-        return cpus
-
-
 def engine_parts(home: Home, engines: Engines, inherited: Mapping[str, str]) -> list[Child]:
     """The embedded servers that are to run."""
     environment = {name: inherited[name] for name in ("PATH", "HOME", "TMPDIR") if name in inherited} | {
@@ -154,11 +142,7 @@ def product_parts(
     migrate = _python("shared.registry.migrate")
     parts = [Child(Wanted("migrate", needs=engines, once=True, ready_within_s=300), migrate, answering)]
     for name, port in services.items():
-        service = _python(
-            f"uvicorn services.{name}.app:create_app --factory --host {ports.LOOPBACK} --port {port} "
-            "--loop uvloop --http httptools --no-access-log --no-proxy-headers "
-            "--no-server-header --timeout-graceful-shutdown 8"
-        )
+        service = _python(_server(name, f"--host {ports.LOOPBACK} --port {port}"))
         wanted = Wanted(name, needs=(*engines, "migrate"), grace_s=15)
         ready = probes.http(f"http://{ports.LOOPBACK}:{port}/readyz")
         parts.append(Child(wanted, service, answering, not_ready=ready))
@@ -168,6 +152,16 @@ def product_parts(
     background = _python("services.trainer.background")
     parts.append(_watched(BACKGROUND, background, answering, tuple(services), next(free)))
     return parts
+
+
+def _server(name: str, address: str) -> str:
+    """What runs a service: serving starts its own server, in as many processes as SERVING_WORKERS says."""
+    if name == "serving":
+        return f"services.serving {address}"
+    return (
+        f"uvicorn services.{name}.app:create_app --factory {address} --loop uvloop --http httptools --no-access-log "
+        "--no-proxy-headers --no-server-header --timeout-graceful-shutdown 8"
+    )
 
 
 def _python(line: str) -> tuple[str, ...]:

@@ -34,15 +34,19 @@ from shared.config import CommonSettings
 from shared.keyring import KeyRing, read_from
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import Sessions, make_sessions, open_engine
-from shared.web.app import make_app
+from shared.web.app import Exposition, make_app
 
 DESCRIPTION = """Predictions from the live model, logged before they leave; feedback on them; and which version is live.
 
 A prediction needs no database: the deployment pointer, API keys and models are kept at hand."""
 
 
-def create_app(common: CommonSettings | None = None, settings: ServingSettings | None = None) -> FastAPI:
-    """The serving app. Settings come from the environment unless given."""
+def create_app(
+    common: CommonSettings | None = None,
+    settings: ServingSettings | None = None,
+    exposition: Exposition | None = None,
+) -> FastAPI:
+    """The serving app. Settings come from the environment unless given; so do metrics from this process alone."""
     common = common or CommonSettings()
     settings = settings or ServingSettings()
     engine = open_engine(common.sqlalchemy_url, application="relevo-serving")
@@ -82,6 +86,7 @@ def create_app(common: CommonSettings | None = None, settings: ServingSettings |
         helpful_checks={"postgres": lambda: serving().check_postgres(), "artifacts": store.ping},
         lifespan=replica,
         keys=ring,
+        exposition=exposition,
     )
     oip_errors.install(app)
     return app
@@ -139,6 +144,7 @@ async def _replica(
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
     metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
+    metrics.SPOOL_LIMIT_BYTES.set(settings.spool_limit_bytes)
     metrics.SHIP_LAG_SECONDS.set_function(lambda: shipping.lag_s)
     for part in (syncer, shipping, follower, listener):
         part.start()

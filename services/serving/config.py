@@ -1,10 +1,23 @@
 """Serving's own settings (SERVING_*), beside those every process reads (`shared.config`)."""
 
-import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.cpus import usable_cpus
+
+MOST_WORKERS = 64
+
+
+def _score_threads(settings: dict[str, Any]) -> int:
+    return score_threads(usable_cpus(), settings.get("workers", 1))
+
+
+def score_threads(cpus: int, workers: int) -> int:
+    """A process's share of the cores, at least 1 and at most 4."""
+    return max(1, min(4, cpus // workers))
 
 
 class ServingSettings(BaseSettings):
@@ -12,6 +25,8 @@ class ServingSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SERVING_", extra="ignore")
 
+    workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
+    """Processes that `python -m services.serving` answers with; each holds the models and a part of the connections."""
     spool_dir: Path = Path(".relevo/spool")
     """The write-ahead prediction log and the state for a start without PostgreSQL. Local disk; must survive a restart."""
     spool_limit_bytes: int = Field(default=2**30, gt=0)
@@ -42,8 +57,8 @@ class ServingSettings(BaseSettings):
     """How long a promotion waits until this replica answers with the new version."""
     intra_op_threads: int = Field(default=1, ge=1)
     """Threads of one ONNX Runtime run; 1 keeps it on the calling thread."""
-    score_threads: int = Field(default=max(1, min(4, os.cpu_count() or 1)), ge=1)
-    """Threads that score what is too large for the event loop."""
+    score_threads: int = Field(default_factory=_score_threads, ge=1)
+    """Threads of one process that score what is too large for the event loop."""
     inline_run_ms: float = Field(default=1, ge=0)
     """Batches expected to take at most this long run on the event loop, longer ones in a thread. Learned while serving."""
     batch_ms: float = Field(default=20, gt=0)

@@ -12,6 +12,7 @@ SCORE_SUM = Gauge(
     "relevo_serving_score_sum",
     "Sum of all scores since the start; its rate over that of the predictions is the mean prediction.",
     ["model", "version", "pinned"],
+    multiprocess_mode="sum",
 )
 REQUEST_SECONDS = Histogram(
     "relevo_serving_request_seconds",
@@ -44,15 +45,28 @@ LOG_DROPPED = Counter(
 )
 LOG_REFUSED = Counter("relevo_serving_log_refused", "Records the registry will never take, set aside in refused.jsonl.")
 LOG_SYNC_FAILURES = Counter("relevo_serving_log_sync_failures", "Times the disk refused to sync the log.")
-SPOOL_BYTES = Gauge("relevo_serving_spool_bytes", "Bytes of logged predictions that wait to be shipped.")
+SPOOL_BYTES = Gauge(
+    "relevo_serving_spool_bytes", "Bytes of logged predictions that wait to be shipped.", multiprocess_mode="livesum"
+)
+SPOOL_LIMIT_BYTES = Gauge(
+    "relevo_serving_spool_limit_bytes",
+    "Most bytes that may wait to be shipped; above it predictions are refused.",
+    multiprocess_mode="livesum",
+)
 SHIP_LAG_SECONDS = Gauge(
-    "relevo_serving_ship_lag_seconds", "Age of the oldest prediction that is not in the registry yet."
+    "relevo_serving_ship_lag_seconds",
+    "Age of the oldest prediction that is not in the registry yet.",
+    multiprocess_mode="livemax",
 )
 SHIPPED = Counter("relevo_serving_shipped", "Rows shipped to the registry.")
 SHIP_FAILURES = Counter("relevo_serving_ship_failures", "Batches that could not be shipped and are tried again.")
 
-LIVE_VERSION = Gauge("relevo_serving_live_version", "Version that answers here.", ["model"])
-GENERATION = Gauge("relevo_serving_generation", "Deployment generation applied here.", ["model"])
+LIVE_VERSION = Gauge(
+    "relevo_serving_live_version", "Version that answers here.", ["model"], multiprocess_mode="liveall"
+)
+GENERATION = Gauge(
+    "relevo_serving_generation", "Deployment generation applied here.", ["model"], multiprocess_mode="liveall"
+)
 TRAIN_LABEL_MEAN = Gauge(
     "relevo_serving_train_label_mean", "Label mean of the live version's training data.", ["model"]
 )
@@ -68,7 +82,9 @@ LOAD_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
 )
 LOAD_FAILURES = Counter("relevo_serving_model_load_failures", "Versions that could not be loaded.", ["model"])
-REGISTRY_AGE_SECONDS = Gauge("relevo_serving_registry_age_seconds", "Time since the registry was last read.")
+REGISTRY_AGE_SECONDS = Gauge(
+    "relevo_serving_registry_age_seconds", "Time since the registry was last read.", multiprocess_mode="livemax"
+)
 
 FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])
 

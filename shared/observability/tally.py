@@ -7,19 +7,47 @@ a tenth. It only grows and has one writer, so moving what was added since the la
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import prometheus_client as prometheus
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """Which metric a tally stands before, and so what its values mean."""
+
+    name: str
+    kind: str
+    """`counter` or `gauge`: one value; `summary`: count and sum; `histogram`: each bucket's own count, then the sum."""
+    labels: tuple[tuple[str, str], ...]
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets, the infinite one included."""
 
 
 class Tally(Protocol):
     """Stands before one metric: a labelled child, or one without labels."""
 
+    @property
+    def stands(self) -> Stands:
+        """Before what."""
+
+    @property
+    def values(self) -> Sequence[float]:
+        """All that was counted."""
+
+    @property
+    def moved(self) -> Sequence[float]:
+        """What of it the metric shows."""
+
     def move(self) -> None:
         """Bring the metric up to date; never called twice at once."""
 
+
+_SETS: "list[Tallies]" = []
 
 T = TypeVar("T", bound=Tally)
 
@@ -34,6 +62,21 @@ class CountTally:
         self._moved = 0.0
         self.value = 0.0
         """Add to it."""
+
+    @property
+    def stands(self) -> Stands:
+        """As `Tally` says."""
+        return _stands(self._metric)
+
+    @property
+    def values(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (self.value,)
+
+    @property
+    def moved(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (self._moved,)
 
     def move(self) -> None:
         """As `Tally` says."""
@@ -57,6 +100,21 @@ class SummaryTally:
         """Count one value."""
         self.total += value
         self.count += 1
+
+    @property
+    def stands(self) -> Stands:
+        """As `Tally` says."""
+        return _stands(self._metric)
+
+    @property
+    def values(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (self.count, self.total)
+
+    @property
+    def moved(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (self._count, self._sum)
 
     def move(self) -> None:
         """As `Tally` says. Prometheus' client has no way to add many observations at once but its own parts."""
@@ -84,6 +142,21 @@ class HistogramTally:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
+    @property
+    def stands(self) -> Stands:
+        """As `Tally` says."""
+        return _stands(self._metric, tuple(self._metric._upper_bounds))
+
+    @property
+    def values(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (*self._counts, self._total)
+
+    @property
+    def moved(self) -> Sequence[float]:
+        """As `Tally` says."""
+        return (*self._moved, self._moved_total)
+
     def move(self) -> None:
         """As `Tally` says; see `SummaryTally.move`."""
         counts, total = self._counts[:], self._total
@@ -101,6 +174,7 @@ class Tallies(Collector):
         self._lock = threading.Lock()
         self._tallies: dict[Hashable, Tally] = {}
         prometheus.REGISTRY.register(self)
+        _SETS.append(self)
 
     def get(self, name: Hashable, make: Callable[[], T]) -> T:
         """The tally of that name, made when it is new; a name always goes with one kind of tally."""
@@ -115,6 +189,11 @@ class Tallies(Collector):
         with self._lock:
             self._tallies.pop(name, None)
 
+    def all(self) -> list[Tally]:
+        """Every tally."""
+        with self._lock:
+            return list(self._tallies.values())
+
     def collect(self) -> Iterator[Metric]:
         """Move everything; there is nothing of its own to show."""
         with self._lock:
@@ -125,3 +204,13 @@ class Tallies(Collector):
     def describe(self) -> Iterator[Metric]:
         """Registering must not collect."""
         return iter(())
+
+
+def all_tallies() -> list[Tally]:
+    """Those of every set in this process."""
+    return [tally for tallies in _SETS for tally in tallies.all()]
+
+
+def _stands(metric: MetricWrapperBase, bounds: tuple[float, ...] = ()) -> Stands:
+    labels = tuple((str(name), str(value)) for name, value in zip(metric._labelnames, metric._labelvalues, strict=True))
+    return Stands(metric._name, str(metric._type), labels, bounds)

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,8 @@ from shared.web.auth import GuardedRoute, assert_guarded
 from shared.web.raw import RawRoute, RawRoutes
 from shared.web.request_id import RequestIdMiddleware
 
+Exposition = Callable[[], Awaitable[bytes]]
+"""Metrics in Prometheus' text format."""
 ServiceLifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FIRST_KEYS_WAIT_S = 3.0
@@ -38,6 +41,7 @@ def make_app(
     helpful_checks: Mapping[str, Check] | None = None,
     lifespan: ServiceLifespan | None = None,
     keys: KeyRing | None = None,
+    exposition: Exposition | None = None,
 ) -> FastAPI:
     """Build a service's app.
 
@@ -50,6 +54,7 @@ def make_app(
         helpful_checks: as `checks`, but the service works on without them: /readyz stays 200 and lists them as degraded.
         lifespan: opened after the key ring runs, closed after it stopped.
         keys: the ring of API keys; by default one that reads through `sessions`.
+        exposition: what /metrics answers; by default this process's metrics.
 
     Raises:
         RuntimeError: a route has no auth declaration.
@@ -87,7 +92,11 @@ def make_app(
     app.state.settings, app.state.sessions, app.state.keys, app.state.readiness = settings, sessions, ring, probe
     errors.install(app)
     metrics = Instrumentator(should_group_status_codes=False, excluded_handlers=UNMEASURED)
-    metrics.instrument(app, latency_lowr_buckets=LATENCY_BUCKETS_S).expose(app, include_in_schema=False)
+    metrics.instrument(app, latency_lowr_buckets=LATENCY_BUCKETS_S)
+    if exposition is None:
+        metrics.expose(app, include_in_schema=False)
+    else:
+        app.get("/metrics", include_in_schema=False)(_answering(exposition))
     # The last one added stands outermost.
     app.add_middleware(errors.LastResortMiddleware)
     app.add_middleware(RequestIdMiddleware)
@@ -98,6 +107,13 @@ def make_app(
     assert_guarded(app)
     app.raw = RawRoutes([route for router in routers for route in router.routes if isinstance(route, RawRoute)])
     return app
+
+
+def _answering(exposition: Exposition) -> Callable[[], Awaitable[Response]]:
+    async def metrics() -> Response:
+        return Response(await exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return metrics
 
 
 class _App(FastAPI):

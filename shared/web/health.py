@@ -57,6 +57,11 @@ class ReadinessProbe:
             self._look = asyncio.create_task(self._ask_all())
         return await asyncio.shield(self._look)
 
+    async def ready(self) -> bool:
+        """Whether all that is needed answers."""
+        results = await asyncio.gather(*(self._ask(name) for name in self._needed))
+        return all(result.ok for result in results)
+
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)

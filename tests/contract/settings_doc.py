@@ -26,7 +26,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Validator and its worker": ValidatorSettings,
 }
 """Heading in the page, and the class it shows."""
-COMPUTED = {"SERVING_SCORE_THREADS": "cores, at most 4"}
+COMPUTED = {"SERVING_SCORE_THREADS": "cores by workers, at most 4"}
 """Defaults that depend on the machine, in words."""
 HEAD = "| Variable | Default | Meaning |\n|---|---|---|"
 

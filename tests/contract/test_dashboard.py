@@ -21,6 +21,7 @@ METRIC_MODULES = (
     "shared.observability.metrics",
     "services.data.metrics",
     "services.serving.metrics",
+    "services.serving.workers.metrics",
     "services.trainer.metrics",
     "services.validator.metrics",
 )

@@ -36,7 +36,8 @@ def test_the_code_a_command_names_is_in_its_image(name: str, images: dict[str, S
         assert "--factory" in command
     elif module == "celery":
         module, attribute = option(command, "-A"), "app"
-    path = Path(*module.split(".")).with_suffix(".py")
+    path = Path(*module.split("."))
+    path = path / "__main__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
     tree = ast.parse((ROOT / path).read_text())
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     defined |= {

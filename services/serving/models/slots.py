@@ -263,6 +263,11 @@ class ModelSlots:
                 for slot in sorted(group.slots.values(), key=lambda slot: slot.version)
             ]
 
+    def held(self) -> set[tuple[str, int]]:
+        """Pipeline and number of every version that is loaded, or is to be."""
+        with self._lock:
+            return {(name, version) for name, group in self._groups.items() for version in group.slots}
+
     def digests(self) -> set[str]:
         """The artifacts of everything loaded."""
         with self._lock:

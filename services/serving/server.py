@@ -1,0 +1,31 @@
+"""How serving's HTTP server is made: one place for one process and for many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+HTTP_PROTOCOL: Any = "httptools"
+"""What speaks HTTP on a connection: a name that uvicorn knows, or a class of `asyncio.Protocol` as uvicorn's are."""
+CLOSE_WITHIN_S = 8
+"""At the end, how long requests under way may take to finish."""
+
+
+def make_config(app: str | Callable[..., Any], **options: Any) -> uvicorn.Config:
+    """The server's configuration.
+
+    Args:
+        app: the app, or where its factory is found.
+        options: what differs: host and port; or none when connections are handed over.
+    """
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        loop="uvloop",
+        http=HTTP_PROTOCOL,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_WITHIN_S,
+        **options,
+    )
