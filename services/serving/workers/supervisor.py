@@ -189,9 +189,9 @@ class Supervisor:
         reader, slot.writer = await asyncio.open_unix_connection(sock=ours)
         try:
             await self._hear(slot, reader, slot.writer)
+            slot.writer.close()  # if it lives and cannot be understood, it ends by this
             status = await slot.process.wait()
         finally:
-            slot.writer.close()
             slot.writer = None
             self._handover.remove(slot.number)
             self._ledger.ended(slot.name, last_words.read(memory))
