@@ -27,6 +27,8 @@ class ServingSettings(BaseSettings):
 
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """Processes that `python -m services.serving` answers with; each holds the models and a part of the connections."""
+    worker_silent_s: float = Field(default=60, ge=3)
+    """How long one of several processes may be silent, its event loop held up, before it is killed and started again."""
     spool_dir: Path = Path(".relevo/spool")
     """The write-ahead prediction log and the state for a start without PostgreSQL. Local disk; must survive a restart."""
     spool_limit_bytes: int = Field(default=2**30, gt=0)

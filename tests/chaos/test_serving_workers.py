@@ -234,6 +234,27 @@ async def test_load_is_even_and_nothing_counted_or_logged_is_lost_when_a_worker_
     assert Counter(logged(sessions)) == Counter(answered), "each once"
 
 
+@pytest.mark.slow
+async def test_one_that_hangs_is_killed_and_started_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_WORKER_SILENT_S", "3")
+    service.start()
+    await service.all_ready()
+    victim, _ = service.workers()
+    victim.suspend()
+    service.client.timeout = httpx.Timeout(5)
+
+    async def replaced() -> bool:
+        try:
+            return await service.metric("relevo_serving_worker_restarts_total") == 1
+        except httpx.TransportError:  # this very connection is the hanging one's
+            return False
+
+    await until(replaced, "it is killed and started again")
+    await service.all_ready()
+    assert not victim.is_running()
+    assert "a worker hangs" in service.log.read_text()
+
+
 async def test_sigterm_fails_no_request_and_leaves_no_process_and_nothing_unshipped(
     service: Service, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

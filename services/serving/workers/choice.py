@@ -33,6 +33,16 @@ class Load:
     """When it was last heard, monotonic."""
 
 
+def is_ready(load: Load, now_s: float) -> bool:
+    """Whether it said so, and lately."""
+    return load.standing is Standing.READY and now_s - load.heard_s < SILENT_AFTER_S
+
+
+def hangs(load: Load, now_s: float, silent_s: float) -> bool:
+    """Whether one that takes connections has been silent for so long that it is to be killed."""
+    return load.standing is not Standing.AWAY and now_s - load.heard_s > silent_s
+
+
 def choose(loads: Sequence[Load], now_s: float) -> list[int]:
     """Who is to take the next connection, best first: ready ones, of these the one with the fewest open connections, of these the
     one that has waited longest, so that short connections go round.
@@ -41,8 +51,7 @@ def choose(loads: Sequence[Load], now_s: float) -> list[int]:
 
     def order(number: int) -> tuple[bool, int, int]:
         load = loads[number]
-        ready = load.standing is Standing.READY and now_s - load.heard_s < SILENT_AFTER_S
-        return (not ready, load.open, load.given)
+        return (not is_ready(load, now_s), load.open, load.given)
 
     return sorted(takers, key=order)
 

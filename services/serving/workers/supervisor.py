@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from services.serving.config import ServingSettings
 from services.serving.server import CLOSE_WITHIN_S
 from services.serving.workers import control, last_words, metrics
-from services.serving.workers.choice import Standing, restart_pause_s
+from services.serving.workers.choice import hangs, is_ready, restart_pause_s
 from services.serving.workers.handover import Handover
 from services.serving.workers.merging import Ledger, exposition, families
 from shared.config import CommonSettings
@@ -28,6 +28,7 @@ log = structlog.stdlib.get_logger(__name__)
 STARTUP_FAILURE = 3
 """As uvicorn ends when its app cannot start."""
 TELL_WITHIN_S = 2.0
+WATCH_S = 1.0
 STOP_MARGIN_S = 10.0
 SUPERVISOR = "supervisor"
 
@@ -105,9 +106,7 @@ class Supervisor:
         self._unable: set[int] = set()
         self._ever_started = False
         metrics.WORKERS.set(settings.workers)
-        metrics.WORKERS_READY.set_function(
-            lambda: sum(load.standing is Standing.READY for load in self._handover.loads)
-        )
+        metrics.WORKERS_READY.set_function(self._ready)
 
     async def run(self, listener: socket.socket) -> int:
         """Until the end; the exit status, or the signal that ended it."""
@@ -115,13 +114,13 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        merging = loop.create_task(self._merge())
+        beside = [loop.create_task(self._merge()), loop.create_task(self._watch())]
         try:
             await asyncio.gather(*(self._keep(slot) for slot in self._slots))
         finally:
-            merging.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await merging
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             self._handover.close()
         if self._signals:
             return self._signals[0]
@@ -143,6 +142,24 @@ class Supervisor:
         for slot in self._slots:
             if slot.process is not None and slot.process.returncode is None:
                 slot.process.send_signal(number)
+
+    def _ready(self) -> int:
+        now_s = time.monotonic()
+        return sum(is_ready(load, now_s) for load in self._handover.loads)
+
+    async def _watch(self) -> None:
+        """Kill workers that hang: they would hold their clients for ever, and a probe from outside meets only the others."""
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(WATCH_S)
+            now_s = time.monotonic()
+            if now_s - began_s > 2 * WATCH_S:
+                continue  # held up itself: what was said meanwhile is not heard yet
+            for slot, load in zip(self._slots, self._handover.loads, strict=True):
+                if hangs(load, now_s, self._settings.worker_silent_s) and slot.process is not None:
+                    log.error("a worker hangs; killing it", worker=slot.number, silent_s=round(now_s - load.heard_s))
+                    with contextlib.suppress(ProcessLookupError):
+                        slot.process.kill()
 
     async def _keep(self, slot: Slot) -> None:
         """Run a process in the slot, again and again."""

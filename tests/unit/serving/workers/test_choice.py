@@ -3,7 +3,7 @@
 import pytest
 
 from services.serving.config import ServingSettings, score_threads
-from services.serving.workers.choice import SILENT_AFTER_S, Load, Standing, choose, restart_pause_s
+from services.serving.workers.choice import SILENT_AFTER_S, Load, Standing, choose, hangs, is_ready, restart_pause_s
 
 AWAY, UNREADY, READY = Standing.AWAY, Standing.UNREADY, Standing.READY
 NOW_S = 100.0
@@ -29,6 +29,20 @@ def test_who_takes_the_next_connection(loads: list[Load], order: list[int]) -> N
 def test_one_that_was_not_heard_for_long_comes_last() -> None:
     loads = [Load(READY, 0, heard_s=NOW_S - SILENT_AFTER_S), Load(READY, 50, heard_s=NOW_S - 1)]
     assert choose(loads, NOW_S) == [1, 0]
+    assert [is_ready(load, NOW_S) for load in loads] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("load", "killed"),
+    [
+        (Load(READY, heard_s=NOW_S - 61), True),
+        (Load(UNREADY, heard_s=NOW_S - 61), True),
+        (Load(READY, heard_s=NOW_S - 59), False),
+        (Load(AWAY, heard_s=NOW_S - 1000), False),
+    ],
+)
+def test_one_that_is_silent_far_too_long_hangs(load: Load, killed: bool) -> None:
+    assert hangs(load, NOW_S, 60) is killed
 
 
 def test_many_connections_are_shared_evenly_also_after_one_begins_anew() -> None:
