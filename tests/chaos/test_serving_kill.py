@@ -28,7 +28,7 @@ KILLS = 3
 
 
 class Process:
-    """uvicorn with the serving app, as the stack starts it."""
+    """Serving, as the stack starts it."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -47,8 +47,7 @@ class Process:
         log = self._log.open("ab")
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "uvicorn", "services.serving.app:create_app", "--factory", "--host", "127.0.0.1",
-                "--port", str(self.port), "--loop", "uvloop", "--http", "httptools", "--no-access-log",
+                sys.executable, "-m", "services.serving", "--port", str(self.port),
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ), start_new_session=True,
         )  # fmt: skip

@@ -39,7 +39,7 @@ class Handover:
         self._loop = asyncio.get_running_loop()
         self._waiting: socket.socket | None = None
         self._given = 0
-        self._listening = self._reading = self._closed = False
+        self._listening = self._reading = self._ending = self._closed = False
 
     def add(self, number: int) -> socket.socket:
         """A new worker of that number; returns the end of its channel that it must inherit, to be closed here once it has."""
@@ -64,6 +64,11 @@ class Handover:
             channel.close()
         self._look()
 
+    def end(self) -> None:
+        """Accept as long as somebody takes, then refuse: so that clients look elsewhere while the log is shipped."""
+        self._ending = True
+        self._look()
+
     def close(self) -> None:
         """Accept nothing any more."""
         self._closed = True
@@ -79,6 +84,8 @@ class Handover:
         if takers and not self._listening and not self._closed:
             self._listening = True
             self._listener.listen(self._backlog)
+        if self._ending and not takers:
+            self.close()
         self._read(takers)
         if takers and self._waiting is not None:
             self._accept()
@@ -167,11 +174,14 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._untold = bytearray()
+        self._closing = False
         self._making: set[asyncio.Task[None]] = set()
         self._loop.add_reader(channel, self._take)
 
     def tell(self, word: int) -> None:
-        """Say one of the words to the process that accepts."""
+        """Say one of the words to the process that accepts; nothing of readiness after it was told that this one closes."""
+        if self._closing and word in (READY, UNREADY):
+            return
         self._untold.append(word)
         try:
             sent = self._channel.send(self._untold)
@@ -186,6 +196,7 @@ class Intake:
     async def finish(self) -> None:
         """Take what was handed over already, and nothing more."""
         self.tell(CLOSING)
+        self._closing = True
         try:
             await asyncio.wait_for(self._ended.wait(), LAST_WORD_WITHIN_S)
         except TimeoutError:

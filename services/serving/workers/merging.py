@@ -83,6 +83,10 @@ class Ledger:
         self._moved: dict[str, dict[Stands, list[float]]] = {}
         self._held: dict[str, Held | None] = {}
 
+    def begin(self, process: str) -> None:
+        """A process is started; until it tells what it holds, no version is let go of."""
+        self._held[process] = None
+
     def tell(
         self, process: str, told: list[Family], moved: list[Counted] | None = None, held: Held | None = None
     ) -> None:
@@ -110,7 +114,9 @@ class Ledger:
         self._held.pop(process, None)
         moved = self._moved.pop(process, {})
         for last in counted or ():
-            told = moved.get(last.stands) or [0.0] * len(last.values)
+            told = moved.get(last.stands)
+            if told is None or _began_anew(last, told):
+                told = [0.0] * len(last.values)
             more = [value - before for value, before in zip(last.values, told, strict=True)]
             if any(more):
                 self._keep([_as_family(last.stands, more)], set())
@@ -180,6 +186,11 @@ def _mode(registry: CollectorRegistry, metric: Metric) -> str:
     collector: Any = registry._names_to_collectors.get(metric.name)
     mode = str(OF_PROCESS.get(metric.name) or getattr(collector, "_multiprocess_mode", ""))
     return mode if mode in ("sum", "livesum", "livemin", "liveall") else "livemax"
+
+
+def _began_anew(last: Counted, told: list[float]) -> bool:
+    """Whether it stood before a series that was dropped and made again since. A gauge that sums may fall: it does not tell."""
+    return last.stands.kind != "gauge" and any(value < before for value, before in zip(last.values, told, strict=True))
 
 
 def _as_family(stands: Stands, values: list[float]) -> Family:

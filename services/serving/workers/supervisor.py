@@ -133,6 +133,7 @@ class Supervisor:
             log.info("stopping the workers", signal=number.name)
             self._stopping.set()
             self._send(signal.SIGTERM)
+            self._handover.end()
             wait_s = self._settings.drain_s + CLOSE_WITHIN_S + self._settings.flush_s + STOP_MARGIN_S
             asyncio.get_running_loop().call_later(wait_s, self._send, signal.SIGKILL)
         else:  # asked twice: at once; what was answered is in the log, which the next process ships
@@ -187,6 +188,7 @@ class Supervisor:
 
     async def _live(self, slot: Slot) -> int:
         """One process, from start to end; its exit status."""
+        self._ledger.begin(slot.name)
         connections = self._handover.add(slot.number)
         ours, theirs = socket.socketpair()
         slot.started, slot.reason = False, ""

@@ -159,6 +159,21 @@ async def test_one_that_closes_has_taken_all_that_it_was_given() -> None:
         assert await here.ask() == 1
 
 
+async def test_at_the_end_the_last_one_that_closes_has_clients_refused() -> None:
+    async with world(2) as here:
+        here.worker(0)
+        here.worker(1)
+        await until(lambda: all(load.standing is Standing.READY for load in here.handover.loads))
+        here.handover.end()
+        assert await here.ask() in (0, 1), "it drains: connections are still taken"
+        await here.intakes[0].finish()
+        assert await here.ask() == 1
+        await here.intakes[1].finish()
+        here.intakes[1].tell(READY)  # a look that was under way
+        with pytest.raises(ConnectionRefusedError):
+            await here.ask()
+
+
 async def test_a_channel_that_is_full_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     send = socket.send_fds
     full = True

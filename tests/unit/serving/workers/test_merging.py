@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.serving.workers import last_words
 from services.serving.workers.last_words import LastWords
 from services.serving.workers.merging import Counted, Ledger, exposition, families
-from shared.observability.tally import CountTally, HistogramTally, SummaryTally, Tally
+from shared.observability.tally import CountTally, HistogramTally, Stands, SummaryTally, Tally
 
 HELD = ("delays", "1")
 
@@ -210,6 +210,16 @@ def test_what_a_killed_process_counted_since_it_told_last_is_not_lost(
     assert seen["requests_total{model=delays,version=1}"] == 7
     assert (seen["seconds_bucket{le=1.0}"], seen["seconds_bucket{le=2.0}"], seen["seconds_count"]) == (0, 7, 7)
     assert (seen["seconds_sum"], seen["size_count"], seen["size_sum"], seen["scores"]) == (10.5, 7, 70, -3.5)
+
+
+def test_a_version_that_was_loaded_again_since_the_last_word_counts_from_0(ledger: Ledger) -> None:
+    stands = Stands("requests", "counter", (("model", "delays"), ("version", "1")))
+    process = Process()
+    process.requests.labels("delays", "1").inc(100)
+    ledger.tell("0", families(process.registry), [Counted(stands, [100.0])], [HELD])
+    ledger.ended("0", [Counted(stands, [5.0])])
+    ledger.begin("0")
+    assert shown(ledger)["requests_total{model=delays,version=1}"] == 105
 
 
 def test_infinity_is_shown(ledger: Ledger) -> None:
