@@ -78,9 +78,10 @@ class PredictionIds:
             digest.update(block.to_bytes(3))
             tags = digest.hexdigest()
             first = block * _BLOCK
-            for row in range(max(rows.start, first), min(rows.stop, first + _BLOCK)):
-                tag = (row - first) * _TAG_CHARS
-                ids.append(f"{request}{row:06x}{tags[tag : tag + _TAG_CHARS]}")
+            ids += [
+                f"{request}{row:06x}{tags[(row - first) * _TAG_CHARS : (row - first + 1) * _TAG_CHARS]}"
+                for row in range(max(rows.start, first), min(rows.stop, first + _BLOCK))
+            ]
         return ids
 
 

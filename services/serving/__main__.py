@@ -30,12 +30,11 @@ def main() -> int:
 
 def _alone(host: str, port: int) -> int:
     """The server in this process: nothing stands before it."""
-    import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
-    from services.serving.server import make_config
+    from services.serving.server import Server, make_config
 
-    server = uvicorn.Server(make_config(APP, host=host, port=port))
+    server = Server(make_config(APP, host=host, port=port))
     server.run()
     return 0 if server.started else STARTUP_FAILURE
 

@@ -1,7 +1,8 @@
 """Batches without waiting: what has arrived when the loop comes round is scored together; what comes meanwhile is the next batch.
 
-No request ever waits for another to come. A batch that is expected to take less than a stated time runs on the event loop: a thread
-would cost more than it saves. One that takes longer runs in a thread, while small ones go on beside it.
+No request ever waits for another to come. Where they come one at a time, each is scored on the spot; now and then one waits for
+the loop's next turn, to see whether that is still so. A batch that is expected to take less than a stated time runs on the event
+loop: a thread would cost more than it saves. One that takes longer runs in a thread, while small ones go on beside it.
 """
 
 import asyncio
@@ -14,6 +15,11 @@ from typing import Generic, Protocol, TypeVar
 from services.serving.run_cost import RunCost
 from shared.errors import Unavailable
 
+ALONE = 8
+"""After so many batches of one job in a row, jobs are scored on the spot."""
+LOOK_EVERY = 16
+"""One in so many of these is queued nevertheless, to see whether others come meanwhile."""
+
 
 class Job(Protocol):
     """What is batched."""
@@ -25,6 +31,20 @@ class Job(Protocol):
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+
+
+class Ticket(Protocol[R_contra]):
+    """What a job's outcome is given to: a future, or what does as well."""
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: R_contra, /) -> None:
+        """The job is done."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """The job failed."""
 
 
 class Batcher(Generic[J, R]):
@@ -62,31 +82,38 @@ class Batcher(Generic[J, R]):
         self._batch_s = batch_s
         self._most_rows = most_rows
         self._threads = threads
-        self._short: deque[tuple[J, asyncio.Future[R]]] = deque()
-        self._long: deque[tuple[J, asyncio.Future[R]]] = deque()
+        self._short: deque[tuple[J, Ticket[R]]] = deque()
+        self._long: deque[tuple[J, Ticket[R]]] = deque()
         self._waiting_rows = 0
         self._running = 0
         self._scheduled = False
+        self._alone = 0
 
     def submit(self, job: J) -> "asyncio.Future[R]":
-        """Have a job scored with whatever else waits. A caller who gives up the future stops nobody else's.
+        """As `put`; gives the outcome. A caller who gives up the future stops nobody else's."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.put(job, future)
+        return future
+
+    def put(self, job: J, ticket: Ticket[R]) -> None:
+        """Have a job scored with whatever else waits. Its ticket may hear of it before this returns.
 
         Raises:
             Unavailable: more waits than can be scored soon.
         """
         if self._waiting_rows + job.size > self._most_rows and self._waiting_rows:
             raise Unavailable("This replica has more to score than it can; try again shortly.")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
         self._waiting_rows += job.size
         if self._cost.of(job.size) > self._inline_s:
-            self._long.append((job, future))
+            self._long.append((job, ticket))
         else:
-            self._short.append((job, future))
+            self._short.append((job, ticket))
+            if self._alone >= ALONE and self._alone % LOOK_EVERY and not self._scheduled:
+                self._run()
+                return
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._run)
-        return future
+            asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
         self._scheduled = False
@@ -94,6 +121,7 @@ class Batcher(Generic[J, R]):
             self._start_long()
         if self._short:
             batch = self._take(self._short, self._inline_s)
+            self._alone = self._alone + 1 if len(batch) == 1 else 0
             self._finish(batch, *self._timed([job for job, _ in batch], time.perf_counter))
         if self._short:  # let others have the loop in between
             self._scheduled = True
@@ -130,22 +158,22 @@ class Batcher(Generic[J, R]):
             outcomes = [error] * len(jobs)
         return outcomes, clock() - began_s
 
-    def _take(self, queue: "deque[tuple[J, asyncio.Future[R]]]", seconds: float) -> "list[tuple[J, asyncio.Future[R]]]":
+    def _take(self, queue: "deque[tuple[J, Ticket[R]]]", seconds: float) -> "list[tuple[J, Ticket[R]]]":
         """The oldest jobs, as many as are expected to run within a time; at least one. Nobody waits for those given up."""
         most = self._cost.rows_within(seconds)
-        taken: list[tuple[J, asyncio.Future[R]]] = []
+        taken: list[tuple[J, Ticket[R]]] = []
         rows = 0
         while queue and (not taken or rows + queue[0][0].size <= most):
-            job, future = queue.popleft()
-            if future.cancelled():
+            job, ticket = queue.popleft()
+            if ticket.cancelled():
                 self._waiting_rows -= job.size
                 continue
-            taken.append((job, future))
+            taken.append((job, ticket))
             rows += job.size
         return taken
 
     def _finish(
-        self, batch: "Sequence[tuple[J, asyncio.Future[R]]]", outcomes: "Sequence[R | Exception]", seconds: float
+        self, batch: "Sequence[tuple[J, Ticket[R]]]", outcomes: "Sequence[R | Exception]", seconds: float
     ) -> None:
         if not batch:
             return
@@ -157,10 +185,10 @@ class Batcher(Generic[J, R]):
             delivered = self._deliver(jobs, outcomes)
         except Exception as error:  # noqa: BLE001 - every caller hears of it, and nobody waits for ever
             delivered = [error] * len(batch)
-        for (_, future), outcome in zip(batch, delivered, strict=True):
-            if future.cancelled():
+        for (_, ticket), outcome in zip(batch, delivered, strict=True):
+            if ticket.cancelled():
                 continue
             if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+                ticket.set_exception(outcome)
             else:
-                future.set_result(outcome)
+                ticket.set_result(outcome)

@@ -18,7 +18,7 @@ from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease
 from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
-from services.serving.rows import Row, to_json
+from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
 from shared.errors import FieldError, Invalid
 from shared.prediction_ids import PredictionIds
 from shared.web.raw import Answer, Call
@@ -73,8 +73,9 @@ class _Record(msgspec.Struct, gc=False, omit_defaults=True):
     latency_us: int
     keys: list[str]
     times: list[int]
-    available: list[int]
+    received: int
     scores: list[float]
+    available: list[int] | None = None
     sent: msgspec.Raw | None = None
     rows: list[Row] | None = None
 
@@ -138,16 +139,21 @@ class Lane:
     def _scored(self, job: Job, scores: list[float], total: float) -> Scored:
         rows, call = job.rows, job.call
         request = f"{call.id:032x}"
-        keys = [row.key for row in rows]
+        keys = list(map(KEY_OF, rows))
+        available = list(map(AVAILABLE_OF, rows))
+        received_us = (call.id >> 80) * 1000
         ids = self._ids.make_batch(self._name, request, len(rows))
         logged = _Record(
             request=request,
             caller_request=call.request_id,
             latency_us=int((time.perf_counter() - job.began_s) * 1e6),
             keys=keys,
-            times=[row.time for row in rows],
-            available=[row.available_at for row in rows],
+            times=list(map(TIME_OF, rows)),
+            received=received_us,
             scores=scores,
+            available=None
+            if available.count(None) == len(rows)
+            else [received_us if at is None else at for at in available],
             sent=None if job.sent is None else msgspec.Raw(job.sent),
             rows=rows if job.sent is None else None,
         )

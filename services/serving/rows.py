@@ -7,14 +7,17 @@ few forms that the decoder does not know, gives the same rows. Tests hold the tw
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, repeat
-from operator import attrgetter
+from itertools import chain, repeat, starmap
+from operator import attrgetter, itemgetter
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - a class
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import orjson
 from msgspec import Meta
+from msgspec.structs import astuple
 
 from services.serving.instances import MAX_VERSION, read_rows
 from services.serving.models.model import Feeds, Signature
@@ -34,8 +37,8 @@ from shared.instances import (
 from shared.spec import CategoryFeature, Feature, NumberFeature, PipelineSpec, TimestampFeature, VectorFeature
 
 Row = Any
-"""One example, of a class generated for a version: `key` str, `time` and `available_at` epoch microseconds UTC; the rest is
-`RowCodec`'s to read."""
+"""One example, of a class generated for a version: `key` str, `time` and `available_at` epoch microseconds UTC, of which the latter
+may be None, for when the request was received; the rest is `RowCodec`'s to read."""
 
 
 def _of_array(array: np.ndarray) -> msgspec.Raw:
@@ -46,6 +49,8 @@ to_json = msgspec.json.Encoder(enc_hook=_of_array).encode
 """Rows, and what holds rows, as JSON. A vector may be an array: of float32 it writes the shortest decimals that mean the same."""
 
 KEY, TIME, AVAILABLE = "key", "time", "available_at"
+KEY_OF, TIME_OF, AVAILABLE_OF = attrgetter(KEY), attrgetter(TIME), attrgetter(AVAILABLE)
+_INT, _NONE = {int}, {None}
 _Text = Annotated[str, Meta(max_length=MAX_VALUE_CHARS)]
 _Moment = Annotated[int, Meta(ge=epoch_us(FIRST), lt=epoch_us(LAST))] | Annotated[str, Meta(max_length=64)]
 _Scalar = _Text | bool | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | None
@@ -96,6 +101,10 @@ class RowCodec:
             (AVAILABLE, _Moment | None, None),
             *((attribute, *kind) for attribute, kind in fields.values() if len(kind) == 2),
         ]
+        # What is packed into one tensor stands together, so that a row's values for it are one slice.
+        together = {fields[name][0]: place for place, name in enumerate(signature.packed)}
+        required.sort(key=lambda field: together.get(field[0], -1))
+        optional.sort(key=lambda field: together.get(field[0], len(together)))
         names = {KEY: spec.key, TIME: spec.time, AVAILABLE: AVAILABLE_AT}
         names |= {attribute: name for name, (attribute, _) in fields.items()}
         self._row = msgspec.defstruct(
@@ -114,7 +123,7 @@ class RowCodec:
         """Names that a row may hold although nothing is done with them."""
         self._decodes = decodes
         self._decoders: dict[tuple[bool, int], msgspec.json.Decoder[Any]] = {}
-        self._feed = _feeds(signature, spec.time, self._attributes)
+        self._feed = _feeds(signature, spec.time, self._attributes, self._row.__struct_fields__)
 
     # Reading
 
@@ -133,14 +142,16 @@ class RowCodec:
         try:
             document = self._decoder(names_model, max_instances).decode(body)
             rows: list[Row] = document.instances
-            for row in rows:
-                if type(row.time) is not int:
-                    row.time = epoch_us(read_moment(row.time))
-                available = row.available_at
-                if available is None:
-                    row.available_at = received_us
-                elif type(available) is not int or available > received_us:
-                    row.available_at = epoch_us(read_available_at(available, from_epoch_us(received_us)))
+            if set(map(type, map(TIME_OF, rows))) != _INT:
+                for row in rows:
+                    if type(row.time) is not int:
+                        row.time = epoch_us(read_moment(row.time))
+            if set(map(AVAILABLE_OF, rows)) != _NONE:
+                for row in rows:
+                    available = row.available_at
+                    if available is not None and (type(available) is not int or available > received_us):
+                        row.available_at = epoch_us(read_available_at(available, from_epoch_us(received_us)))
+            for row in rows if self._moments else ():
                 for attribute in self._moments:
                     if type(value := getattr(row, attribute)) is not int:
                         setattr(row, attribute, epoch_us(read_moment(value)))
@@ -193,18 +204,12 @@ class RowCodec:
 
     # Using
 
-    def encode(self, rows: Sequence[Row]) -> bytes:
-        """The rows as a JSON array, missing values left out; `not_logged` names what is no part of the instance."""
-        return to_json(rows)
-
     def feeds(self, parts: Sequence[Sequence[Row]]) -> Feeds:
         """What the model's session takes for all rows of all parts, in order: category object [n] ('' where missing), number
         float32 [n] (NaN where missing), timestamp int64 [n] (epoch microseconds UTC), vector float32 [n, length]; numbers that
-        the signature names as packed are one tensor.
+        the signature names as packed are one matrix [n, columns].
         """
-        rows = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the graph clamps
-            return self._feed(rows)
+        return self._feed(parts[0] if len(parts) == 1 else list(chain.from_iterable(parts)))
 
 
 def _decoded(feature: Feature) -> tuple[Any, ...]:
@@ -226,9 +231,11 @@ def _decoded(feature: Feature) -> tuple[Any, ...]:
             raise TypeError(f"a {feature.type} feature has no input of its own")
 
 
-def _feeds(signature: Signature, time_name: str, attributes: dict[str, str]) -> Callable[[Sequence[Row]], Feeds]:
-    """How rows become what a session takes."""
-    packed = attrgetter(*(attributes[name] for name in signature.packed)) if signature.packed else None
+def _feeds(
+    signature: Signature, time_name: str, attributes: dict[str, str], order: Sequence[str]
+) -> Callable[[Sequence[Row]], Feeds]:
+    """How rows, whose values stand in `order`, become what a session takes."""
+    packed = _packed([order.index(attributes[name]) for name in signature.packed]) if signature.packed else None
     columns = [
         (given.name, _column(given.kind, attrgetter(TIME if given.name == time_name else attributes[given.name])))
         for given in signature.inputs
@@ -238,11 +245,28 @@ def _feeds(signature: Signature, time_name: str, attributes: dict[str, str]) -> 
     def feed(rows: Sequence[Row]) -> Feeds:
         feeds = {name: column(rows) for name, column in columns}
         if packed is not None:
-            # All numbers through one matrix: an array costs more than the few values in it. None becomes NaN.
-            feeds[signature.packed_as] = np.array(list(map(packed, rows)), dtype=np.float32).T.ravel()
+            feeds[signature.packed_as] = packed(rows)
         return feeds
 
     return feed
+
+
+def _packed(places: Sequence[int]) -> Callable[[Sequence[Row]], np.ndarray]:
+    """How the numbers at these places of a row's values become a matrix, a row of it for each."""
+    width, first = len(places), places[0]
+    together = list(places) == list(range(first, first + width))
+    values = itemgetter(slice(first, first + width)) if together else itemgetter(*places)
+    pack = Struct(f"{width}f").pack
+
+    def tensor(rows: Sequence[Row]) -> np.ndarray:
+        numbers = map(values, map(astuple, rows))
+        try:
+            flat = np.frombuffer(b"".join(starmap(pack, numbers)), np.float32)
+        except (StructError, OverflowError):  # a missing value, or one that float32 does not hold
+            flat = _floats(list(map(values, map(astuple, rows))))
+        return flat.reshape(len(rows), width)
+
+    return tensor
 
 
 def _column(kind: str, value: Callable[[Row], Any]) -> Callable[[Sequence[Row]], np.ndarray]:
@@ -250,9 +274,15 @@ def _column(kind: str, value: Callable[[Row], Any]) -> Callable[[Sequence[Row]],
         return np.array([text or "" for text in map(value, rows)], dtype=object)
 
     def number(rows: Iterable[Row]) -> np.ndarray:
-        return np.array(list(map(value, rows)), dtype=np.float32)
+        return _floats(list(map(value, rows)))
 
     def timestamp(rows: Iterable[Row]) -> np.ndarray:
         return np.array(list(map(value, rows)), dtype=np.int64)
 
     return {"category": category, "number": number, "timestamp": timestamp, "vector": number}[kind]
+
+
+def _floats(values: Sequence[Any]) -> np.ndarray:
+    """As float32: None becomes NaN, and what float32 cannot hold infinite, which the graph clamps."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32)

@@ -1,11 +1,15 @@
 """How serving's HTTP server is made: one place for one process and for many."""
 
+import gc
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 
-HTTP_PROTOCOL: Any = "httptools"
+from shared.web.express import ExpressProtocol
+
+HTTP_PROTOCOL: Any = ExpressProtocol
 """What speaks HTTP on a connection: a name that uvicorn knows, or a class of `asyncio.Protocol` as uvicorn's are."""
 CLOSE_WITHIN_S = 8
 """At the end, how long requests under way may take to finish."""
@@ -29,3 +33,13 @@ def make_config(app: str | Callable[..., Any], **options: Any) -> uvicorn.Config
         timeout_graceful_shutdown=CLOSE_WITHIN_S,
         **options,
     )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, tuned for answers in fractions of a millisecond."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app. What is there by then no garbage collection looks through again: that takes tens of milliseconds."""
+        await super().startup(sockets=sockets)
+        gc.collect()
+        gc.freeze()

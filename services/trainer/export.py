@@ -47,6 +47,7 @@ def export_model(scorer: Scorer, transform: Transform, spec: PipelineSpec, metad
     columns = inline(transform.model)(**inputs)
     score = inline(_export_core(scorer, transform))(numbers=columns[NUMBERS], ids=columns[IDS])[OUTPUT]
     model = build(inputs, {OUTPUT: score})
+    _prune(model.graph)
     _tidy(model, spec, metadata)
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -129,6 +130,26 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         exporter.setLevel(level)
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Drop what the score does not depend on, such as the empty ids of a spec without categories: ONNX Runtime would run it."""
+    needed = {output.name for output in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):  # a node comes after those it needs
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        needed.update(node.input)
+        needed.update(
+            name
+            for attribute in node.attribute
+            for inner in (attribute.g, *attribute.graphs)
+            for inside in inner.node
+            for name in inside.input
+        )
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
 
 
 def _tidy(model: onnx.ModelProto, spec: PipelineSpec, metadata: Mapping[str, str]) -> None:

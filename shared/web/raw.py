@@ -10,9 +10,9 @@ such a route straight to `RawRoute.serve`; the checks, their order and their ans
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter, Signature
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from fastapi import Request, Response
@@ -61,6 +61,9 @@ class Call:
     """By lower-case name; of one given twice, the last."""
     caller: Principal = NOBODY
     body: bytes = b""
+    method: str = "POST"
+    began_s: float = field(default_factory=time.perf_counter)
+    """When it was received, by `time.perf_counter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,34 @@ Refuse = Callable[[Request, Exception], Awaitable[Response]]
 """The response that an exception is."""
 
 
+class Waiting(Protocol):
+    """Whom an express handler answers: exactly one of the two, once, on the event loop."""
+
+    def answer(self, answer: Answer) -> None:
+        """The answer."""
+
+    def refuse(self, error: Exception) -> None:
+        """Why there is none."""
+
+
+Express = Callable[[Call, Waiting], bool]
+"""Begins to answer a call whose key is good. False, with nothing done: it has to be looked at by the route's handler."""
+MOST_ADDRESSES = 1024
+
+
 class RawRoute(GuardedRoute):
     """The route. The endpoint's attribute `handler` is what answers; the endpoint itself carries the documentation."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self._handler: Handler = endpoint.handler  # type: ignore[attr-defined]
         self._refuse: Refuse = endpoint.refuse  # type: ignore[attr-defined]
+        self.express: Express | None = endpoint.express  # type: ignore[attr-defined]
+        """The short way to the same answers; see `shared.web.express`."""
         self._json_only: bool = endpoint.json_only  # type: ignore[attr-defined]
         super().__init__(path, endpoint, **options)
         (requirement,) = self.requirements
-        self._scope: Scope = requirement.scope
+        self.scope: Scope = requirement.scope
+        """What a caller's key must allow."""
         self._upload = requirement.upload
         self._meters: dict[tuple[str, int], _Meter] = {}
 
@@ -99,31 +120,37 @@ class RawRoute(GuardedRoute):
         Args:
             path: path parameters.
         """
-        began_s = time.perf_counter()
         number, headers = new_id_number(), dict(scope["headers"])
         given = headers.get(b"x-request-id")
         asked_as = f"{number:032x}" if given is None else accept_request_id(given.decode("latin-1"))
-        call = Call(scope["app"], number, asked_as, path, headers)
+        call = Call(scope["app"], number, asked_as, path, headers, method=scope["method"])
         try:
             answer = await self._answer(call, scope, receive)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - the last resort: it is logged, and answered as a problem
-            token = request_id.set(asked_as)
-            response = await self._refuse(Request(scope), error)
-            request_id.reset(token)
-            body, status, described = bytes(response.body), response.status_code, response.raw_headers
-        else:
-            status = 200
-            if isinstance(answer, bytes):
-                body, described = answer, [_JSON, (b"content-length", b"%d" % len(answer))]
-            else:
-                body, described = answer.body, [(b"content-type", answer.content_type), *answer.headers]
-                described.append((b"content-length", b"%d" % len(body)))
-        described += ((b"x-request-id", asked_as.encode()), _NOSNIFF)
-        await send({"type": "http.response.start", "status": status, "headers": described})
+        except Exception as error:  # noqa: BLE001 - answered as a problem
+            await self.refuse(call, scope, send, error)
+            return
+        reply = Reply(answer) if isinstance(answer, bytes) else answer
+        described = [
+            (b"content-type", reply.content_type),
+            *reply.headers,
+            (b"content-length", b"%d" % len(reply.body)),
+        ]
+        await self._send(call, send, 200, described, reply.body)
+
+    async def refuse(self, call: Call, scope: AsgiScope, send: Send, error: Exception) -> None:
+        """Answer a request with what an exception is: the last resort, which also logs what nobody foresaw."""
+        token = request_id.set(call.request_id)
+        response = await self._refuse(Request(scope), error)
+        request_id.reset(token)
+        await self._send(call, send, response.status_code, response.raw_headers, bytes(response.body))
+
+    async def _send(self, call: Call, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        headers += ((b"x-request-id", call.request_id.encode()), _NOSNIFF)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        self._measure(call, scope["method"], status, len(body), time.perf_counter() - began_s)
+        self.measure(call, status, len(body))
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """For a request that came through the router after all, with the middleware around it."""
@@ -146,11 +173,11 @@ class RawRoute(GuardedRoute):
         state, headers = call.app.state, call.headers
         ring: KeyRing = state.keys
         authorization = headers.get(b"authorization", b"")
-        caller = ring.recognised(authorization, self._scope)
+        caller = ring.recognised(authorization, self.scope)
         # A header given twice shows by the lengths; the whole check then refuses it.
         if caller is None or len(headers) != len(scope["headers"]):
-            caller = await authenticate_new(scope["headers"], ring, self._scope)
-            ring.remember(authorization, self._scope, caller)
+            caller = await authenticate_new(scope["headers"], ring, self.scope)
+            ring.remember(authorization, self.scope, caller)
         call.caller = caller
         if scope["query_string"] or call.path:
             _check_address(call, scope)
@@ -163,10 +190,12 @@ class RawRoute(GuardedRoute):
             raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
         return await self._handler(call)
 
-    def _measure(self, call: Call, method: str, status: int, sent_bytes: int, seconds: float) -> None:
-        meter = self._meters.get((method, status))
+    def measure(self, call: Call, status: int, sent_bytes: int) -> None:
+        """Count an answered request as those of all other routes are counted."""
+        seconds = time.perf_counter() - call.began_s
+        meter = self._meters.get((call.method, status))
         if meter is None:
-            meter = self._meters[(method, status)] = _Meter(method, status, self.path)
+            meter = self._meters[(call.method, status)] = _Meter(call.method, status, self.path)
         meter.requests.value += 1
         meter.received.observe(as_length(call.headers.get(b"content-length", b"")))
         meter.sent.observe(sent_bytes)
@@ -180,6 +209,7 @@ class RawRoutes:
     def __init__(self, routes: Sequence[RawRoute]) -> None:
         self._exact = {(method, route.path): route for route in routes for method in route.methods or ()}
         self._templates = [route for route in routes if "{" in route.path]
+        self._by_address: dict[bytes, tuple[RawRoute, Mapping[str, str]] | None] = {}
 
     def find(self, scope: AsgiScope) -> tuple[RawRoute, Mapping[str, str]] | None:
         """The route for a request, with its path parameters."""
@@ -190,6 +220,22 @@ class RawRoutes:
             if method in (route.methods or ()) and (match := route.path_regex.match(path)):
                 return route, match.groupdict()
         return None
+
+    def express(self, method: bytes, address: bytes) -> tuple[RawRoute, Mapping[str, str]] | None:
+        """The route with an express handler for a POST to an address as it stands in the request."""
+        if method != b"POST":
+            return None
+        try:
+            return self._by_address[address]
+        except KeyError:
+            plain = address.isascii() and not any(sign in address for sign in b"?%#\0")
+            found = self.find({"method": "POST", "path": address.decode("ascii")}) if plain else None
+            if found is not None and found[0].express is None:
+                found = None
+            if len(self._by_address) >= MOST_ADDRESSES:
+                self._by_address.clear()
+            self._by_address[address] = found
+            return found
 
 
 class _Meter:
@@ -230,6 +276,7 @@ def raw(
     json_only: bool = True,
     refuse: Refuse = last_resort,
     path_types: Mapping[str, Any] = NO_PARAMETERS,
+    express: Express | None = None,
     **options: Any,
 ) -> Callable[[Handler], Handler]:
     """Declare a raw route, with the handler's name and docstring as its documentation.
@@ -240,6 +287,7 @@ def raw(
         json_only: refuse a body that is not declared as JSON; else the handler looks at what came.
         refuse: how an exception is answered; by default as a problem.
         path_types: path parameters that are documented as another type than a pipeline's name.
+        express: a short way to the same answers for JSON by POST; it checks whether the caller may use the pipeline in the path.
         options: as FastAPI's `add_api_route` takes them: response_model, openapi_extra, responses.
     """
 
@@ -249,6 +297,7 @@ def raw(
 
         documented.__name__, documented.__doc__ = handler.__name__, handler.__doc__
         documented.handler, documented.refuse = handler, refuse  # type: ignore[attr-defined]
+        documented.express = express  # type: ignore[attr-defined]
         documented.json_only = json_only and method != "GET"  # type: ignore[attr-defined]
         parameters = [
             Parameter(name, Parameter.KEYWORD_ONLY, annotation=path_types.get(name, Name))

@@ -49,7 +49,7 @@ class Signature:
     inputs: tuple[Input, ...]
     task: str
     packed: tuple[str, ...] = ()
-    """Inputs that are given joined, end to end, as the one input `packed_as` (see `packed.pack`)."""
+    """Inputs that are given as the columns of the one input `packed_as`, float32 [n, columns] (see `packed.pack`)."""
     packed_as: str = ""
 
     def feeds(self, tensors: Feeds) -> Feeds:
@@ -57,7 +57,7 @@ class Signature:
         if not self.packed:
             return tensors
         feeds = {name: tensor for name, tensor in tensors.items() if name not in self.packed}
-        return feeds | {self.packed_as: np.concatenate([tensors[name] for name in self.packed])}
+        return feeds | {self.packed_as: np.stack([tensors[name] for name in self.packed], axis=1)}
 
 
 def read_signature(document: Mapping[str, Any]) -> Signature:
@@ -81,7 +81,8 @@ class Model:
     """A session ready to answer. `score` may be called from several threads at once."""
 
     def __init__(self, session: ort.InferenceSession, signature: Signature, cost: RunCost) -> None:
-        self._session = session
+        # Not `run`, which looks at the inputs again in Python: what feeds the model is made of its signature.
+        self._run = session._sess.run
         self.signature = signature
         self.cost = cost
         """What a run takes, as measured when the model was warmed."""
@@ -93,7 +94,7 @@ class Model:
             feeds: as `Signature.feeds` gives them: category object [n], number float32 [n], timestamp int64 [n], vector float32
                 [n, length].
         """
-        scores: np.ndarray = self._session.run(_OUTPUTS, feeds)[0]
+        scores: np.ndarray = self._run(_OUTPUTS, feeds, None)[0]
         return scores
 
 

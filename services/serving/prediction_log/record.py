@@ -23,7 +23,8 @@ class Logged:
     rows: int
     document: bytes
     """JSON: `request`, `pipeline`, `version` (hex ids), `number`, `generation`, `pinned`, `api_key`, `caller_request`,
-    `latency_us`; `keys`, `times` and `available` (epoch microseconds), `scores`, one entry a row; `sent` (the body, whose
+    `latency_us`, `received` (epoch microseconds); `keys`, `times` (epoch microseconds) and `scores`, one entry a row; `available`
+    likewise, unless it is `received` for every row; `sent` (the body, whose
     `instances` are the rows) or `rows` (the rows themselves); `not_logged`: names in a row that are no part of its instance."""
 
     @property

@@ -20,12 +20,14 @@ insert into prediction_requests (
 select
     r.request, s.requested_at, r.pipeline, r.version, r.number, r.generation, r.pinned, r.keys,
     array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(r.times) with ordinality as u(t, n) order by n),
-    array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(r.available) with ordinality as u(t, n) order by n),
+    array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(
+        coalesce(r.available, array_fill(r.received, array[cardinality(r.keys)]))) with ordinality as u(t, n) order by n),
     (select jsonb_agg(jsonb_strip_nulls(e) - r.not_logged order by n)
      from jsonb_array_elements(coalesce(r.rows, r.sent -> 'instances')) with ordinality as u(e, n)),
     r.scores, r.latency_us, r.api_key, r.caller_request
 from shipped s, jsonb_to_record(s.record) as r(
     request uuid, pipeline uuid, version uuid, number int, generation int, pinned boolean, keys text[], times bigint[],
+    received bigint,
     available bigint[], rows jsonb, sent jsonb, not_logged text[], scores double precision[], latency_us int, api_key text,
     caller_request text)
 on conflict do nothing

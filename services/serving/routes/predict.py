@@ -8,7 +8,7 @@ from services.serving.routes.state import Serving
 from services.serving.schemas import ModelPredictRequest, PredictRequest, PredictResponse
 from shared.contracts.scopes import Scope
 from shared.web.auth import GuardedRouter
-from shared.web.raw import Answer, Call, raw
+from shared.web.raw import Answer, Call, Waiting, raw
 
 router = GuardedRouter(tags=["predict"])
 
@@ -18,10 +18,16 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
+def _express(call: Call, waiting: Waiting) -> bool:
+    serving: Serving = call.app.state.serving
+    return serving.predictor.express(call, call.path.get("p"), waiting)
+
+
 @raw(
     router,
     "/predict",
     scope=Scope.PREDICT,
+    express=_express,
     response_model=PredictResponse,
     openapi_extra=json_body(PredictRequest),
 )
@@ -35,6 +41,7 @@ async def predict(call: Call) -> Answer:
     router,
     "/v1/models/{p}/predict",
     scope=Scope.PREDICT,
+    express=_express,
     response_model=PredictResponse,
     openapi_extra=json_body(ModelPredictRequest),
 )

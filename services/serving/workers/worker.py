@@ -15,11 +15,10 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from services.serving.app import create_app
-from services.serving.server import make_config
+from services.serving.server import Server, make_config
 from services.serving.workers.control import Worker
 from services.serving.workers.handover import READY, UNREADY, Intake
 from services.serving.workers.last_words import LastWords
@@ -33,8 +32,8 @@ WRITE_EVERY_S = 0.02
 """How much of its counting a worker that is killed takes along."""
 
 
-class HandedServer(uvicorn.Server):
-    """uvicorn's server for connections that another process has accepted."""
+class HandedServer(Server):
+    """The server for connections that another process has accepted."""
 
     def __init__(
         self, app: FastAPI, connections: socket.socket, told: socket.socket, control: Worker, words: LastWords

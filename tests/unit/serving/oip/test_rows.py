@@ -13,7 +13,7 @@ from services.serving.models.loader import codec_for
 from services.serving.models.model import read_signature
 from services.serving.oip.rows import read_tensors
 from services.serving.oip.tensors import DTYPES, Tensor
-from services.serving.rows import Row, RowCodec
+from services.serving.rows import Row, RowCodec, to_json
 from shared.errors import Invalid
 from shared.instances import epoch_us
 from shared.spec import parse
@@ -57,7 +57,7 @@ def test_tensors_mean_what_instances_mean(data: st.DataObject, count: int) -> No
     rows = rows_of(TRIPS, *(tensor(name, fields[name][0], values) for name, values in columns.items()))
     instances = [{name: values[row] for name, values in columns.items()} for row in range(count)]
     wanted = TRIPS.read(orjson.loads(orjson.dumps(instances)), AT)
-    assert shortest(TRIPS.encode(rows)) == shortest(TRIPS.encode(wanted))
+    assert shortest(to_json(rows)) == shortest(to_json(wanted))
     found, expected = TRIPS.feeds([rows]), TRIPS.feeds([wanted])
     assert found.keys() == expected.keys()
     for name in found:
@@ -93,11 +93,11 @@ def good(**changes: Any) -> list[Tensor]:
 
 
 def test_numbers_are_logged_as_they_were_meant() -> None:
-    (row,) = orjson.loads(TRIPS.encode(rows_of(TRIPS, *good(distance=("FP64", [0.1])))))
+    (row,) = orjson.loads(to_json(rows_of(TRIPS, *good(distance=("FP64", [0.1])))))
     assert (row["fare"], row["where"], row["distance"]) == (0.1, [0.1, 2.0], 0.1)
-    (row,) = orjson.loads(TRIPS.encode(rows_of(TRIPS, *good(distance=("INT8", [-3]), where=("INT64", [[1, 2]])))))
+    (row,) = orjson.loads(to_json(rows_of(TRIPS, *good(distance=("INT8", [-3]), where=("INT64", [[1, 2]])))))
     assert (row["distance"], row["where"]) == (-3.0, [1.0, 2.0])
-    (row,) = orjson.loads(TRIPS.encode(rows_of(TRIPS, *good(fare=("FP32", [-0.0])))))
+    (row,) = orjson.loads(to_json(rows_of(TRIPS, *good(fare=("FP32", [-0.0])))))
     assert math.copysign(1, row["fare"]) == 1, "-0.0 and 0.0 are one content"
 
 
@@ -106,17 +106,17 @@ def test_what_is_missing_is_left_out_and_has_its_default() -> None:
     (first, second) = rows_of(codec, tensor("embedding", "FP32", [[1, 2], [3, 4]]))
     assert [first.key, second.key] == ["f" * 32 + "-0", "f" * 32 + "-1"]
     assert (first.time, first.available_at) == (AT_US, AT_US), "the model takes no time: it is the receipt"
-    (row,) = orjson.loads(TRIPS.encode(rows_of(TRIPS, *good(distance=("FP32", [np.nan]), zone=("BYTES", [""])))))
+    (row,) = orjson.loads(to_json(rows_of(TRIPS, *good(distance=("FP32", [np.nan]), zone=("BYTES", [""])))))
     assert "distance" not in row
     assert "zone" not in row
-    (row,) = orjson.loads(TRIPS.encode(rows_of(TRIPS, *good(note=("FP32", [np.nan]), driver=("BOOL", [True])))))
+    (row,) = orjson.loads(to_json(rows_of(TRIPS, *good(note=("FP32", [np.nan]), driver=("BOOL", [True])))))
     assert "note" not in row
     assert row["driver"] is True
 
 
 def test_a_column_may_have_a_second_dimension_of_one() -> None:
     (row,) = rows_of(TRIPS, *good(fare=("FP32", [[0.5]])))
-    assert TRIPS.encode([row]) == TRIPS.encode(rows_of(TRIPS, *good(fare=("FP32", [0.5]))))
+    assert to_json([row]) == to_json(rows_of(TRIPS, *good(fare=("FP32", [0.5]))))
 
 
 def test_what_a_newer_spec_adds_is_taken_and_not_used() -> None:
@@ -126,7 +126,7 @@ def test_what_a_newer_spec_adds_is_taken_and_not_used() -> None:
     )
     codec = codec_for(spec, newer, read_signature(SIGNATURE))
     (row,) = rows_of(codec, *good(seen=("INT64", [AT_US])))
-    assert codec.encode([row]) == TRIPS.encode(rows_of(TRIPS, *good()))
+    assert to_json([row]) == to_json(rows_of(TRIPS, *good()))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

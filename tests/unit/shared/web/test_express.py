@@ -1,0 +1,329 @@
+"""The short way answers as the general way does, byte for byte, and takes only what it may."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.contracts.scopes import Scope
+from shared.errors import Conflict
+from shared.web.auth import GuardedRouter
+from shared.web.express import MOST_BYTES, ExpressProtocol
+from shared.web.raw import Answer, Call, Reply, Waiting, raw
+from tests.support.waiting import until
+from tests.unit.shared.web.conftest import Keys, build, make_settings
+
+DEADLINE_S = 60
+
+
+class Echo:
+    """Routes that give the body back, and what came to them on the short way."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.later: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self.router = GuardedRouter()
+
+        def express(call: Call, waiting: Waiting) -> bool:
+            if call.body == b'"careful"':
+                return False
+            self.taken.append(call.body)
+            try:
+                answer = answered(call)
+            except Conflict as error:
+                waiting.refuse(error)
+                return True
+            if call.body == b'"later"':
+                self.later.put_nowait(lambda: waiting.answer(answer))
+            else:
+                waiting.answer(answer)
+            return True
+
+        @raw(self.router, "/echo", scope=Scope.PREDICT, express=express)
+        async def echo(call: Call) -> Answer:
+            """Give the body back."""
+            return answered(call)
+
+        @raw(self.router, "/v1/models/{p}/echo", scope=Scope.PREDICT, express=express)
+        async def echo_for(call: Call) -> Answer:
+            """Give the body back."""
+            return answered(call)
+
+        @raw(self.router, "/slow", scope=Scope.PREDICT)
+        async def slow(call: Call) -> Answer:
+            """A route without a short way."""
+            return call.body
+
+
+def answered(call: Call) -> Answer:
+    if call.body == b'"conflict"':
+        raise Conflict("It moved.")
+    if call.body == b'"bug"':
+        raise ZeroDivisionError("secret detail")
+    if call.body == b'"reply"':
+        return Reply(b"1,2", b"text/csv", ((b"x-rows", b"2"),))
+    return b'{"model":"%b","sent":%b}' % (call.path.get("p", "").encode(), call.body)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI, protocol: type[asyncio.Protocol]) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=protocol, loop="asyncio", access_log=False, proxy_headers=False,
+        server_header=False, log_config=None, timeout_keep_alive=30,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        task = asyncio.create_task(server._serve())
+        await asyncio.to_thread(until, lambda: server.started, "the server has started")
+        try:
+            yield server, server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
+class Connection:
+    """A client's end, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, port: int) -> "Connection":
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+            await asyncio.sleep(0.02 if len(pieces) > 1 else 0)
+
+    async def answer(self) -> tuple[str, dict[str, str], bytes]:
+        """Status line, headers and body."""
+        async with asyncio.timeout(DEADLINE_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = dict(line.split(": ", 1) for line in head[1:] if line)
+            return head[0], headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def ended(self) -> bool:
+        """Whether the server ends it, with or without having read all that was sent."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await self.reader.read(1) == b""
+        except ConnectionError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+def request(
+    body: bytes, key: str, *lines: str, path: str = "/echo", kind: str = "application/json", method: str = "POST",
+    version: str = "1.1",
+) -> bytes:  # fmt: skip
+    head = [
+        f"{method} {path} HTTP/{version}", "Host: test", f"Authorization: Bearer {key}", f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}", *lines,
+    ]  # fmt: skip
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@pytest.fixture(autouse=True)
+def keys_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each reading of the keys the first request with one goes the general way."""
+    monkeypatch.setattr("shared.keyring.REFRESH_S", 3600.0)
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def app(keys: Keys, echo: Echo, quiet_logging: list[Any]) -> FastAPI:
+    settings = make_settings(body_limit_bytes=2 * MOST_BYTES, upload_limit_bytes=2 * MOST_BYTES, body_timeout_s=5)
+    return build(keys, routers=[echo.router], settings=settings)
+
+
+@pytest.fixture
+def key(keys: Keys) -> str:
+    return keys.add(Scope.PREDICT)
+
+
+@pytest.fixture
+async def port(app: FastAPI, key: str) -> AsyncIterator[int]:
+    """Of a server with the short way, to which the key is known."""
+    async with serving(app, ExpressProtocol) as (_, port):
+        connection = await Connection.to(port)
+        await connection.send(request(b"0", key))
+        assert (await connection.answer())[0] == "HTTP/1.1 200 OK"
+        await connection.close()
+        yield port
+
+
+@pytest.fixture
+async def connection(port: int) -> AsyncIterator[Connection]:
+    opened = await Connection.to(port)
+    yield opened
+    await opened.close()
+
+
+CASES: dict[str, tuple[Callable[[str], list[bytes]], bool]] = {
+    "plain": (lambda key: [request(b'{"a":1}', key)], True),
+    "named": (lambda key: [request(b"1", key, "X-Request-Id: mine")], True),
+    "badly named": (lambda key: [request(b"1", key, "X-Request-Id: a b")], True),
+    "of a model": (lambda key: [request(b"1", key, path="/v1/models/trips/echo")], True),
+    "with more than JSON": (lambda key: [request(b'"reply"', key)], True),
+    "json of a kind": (lambda key: [request(b"1", key, kind="application/geo+json")], True),
+    "json, spelled out": (lambda key: [request(b"1", key, kind="application/json; charset=utf-8")], True),
+    "a conflict": (lambda key: [request(b'"conflict"', key, "X-Request-Id: mine")], True),
+    "a bug": (lambda key: [request(b'"bug"', key)], True),
+    "with care": (lambda key: [request(b'"careful"', key)], False),
+    "in pieces": (lambda key: [request(b'{"a":1}', key)[:-3], b":1}"], False),
+    "its head in pieces": (lambda key: [request(b"1", key)[:20], request(b"1", key)[20:]], True),
+    "a path with a parameter": (lambda key: [request(b"1", key, path="/echo?x=1")], False),
+    "an escaped path": (lambda key: [request(b"1", key, path="/v1/models/tr%69ps/echo")], False),
+    "no such path": (lambda key: [request(b"1", key, path="/ech")], False),
+    "another method": (lambda key: [request(b"1", key, method="PUT")], False),
+    "a route without": (lambda key: [request(b"1", key, path="/slow")], False),
+    "no body": (lambda key: [request(b"", key)], False),
+    "an unknown key": (lambda key: [request(b"1", "rlv_x_y")], False),
+    "another type": (lambda key: [request(b"1", key, kind="text/plain")], False),
+    "a key given twice": (lambda key: [request(b"1", key, f"Authorization: Bearer {key}")], False),
+    "of an old version": (lambda key: [request(b"1", key, version="1.0")], False),
+    "the last": (lambda key: [request(b"1", key, "Connection: close")], False),
+    "expecting": (lambda key: [request(b"1", key, "X-Other: 1", "Content-Encoding: gzip")], False),
+    "over the limit": (lambda key: [request(b"1" * (2 * MOST_BYTES + 1), key)], False),
+    "large": (lambda key: [request(b"1" * (MOST_BYTES + 1), key)], False),
+    "not HTTP": (lambda key: [b"NONSENSE\r\n\r\n"], False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_both_ways_answer_alike(app: FastAPI, echo: Echo, key: str, case: str) -> None:
+    pieces, short = CASES[case]
+    answers, counts = [], []
+    for protocol in (HttpToolsProtocol, ExpressProtocol):
+        async with serving(app, protocol) as (_, port):
+            known = await Connection.to(port)
+            await known.send(request(b"0", key))
+            await known.answer()
+            echo.taken.clear()
+            before = counted()
+            connection = await Connection.to(port)
+            await connection.send(*pieces(key))
+            status, headers, body = await connection.answer()
+            if headers.get("connection") == "close":
+                assert await connection.ended()
+            counts.append({name: value - before.get(name, 0) for name, value in counted().items()})
+            answers.append((status, shape(headers), anonymous(body)))
+            assert bool(echo.taken) == (short and protocol is ExpressProtocol)
+            await connection.close()
+            await known.close()
+    assert answers[0] == answers[1]
+    assert counts[0] == counts[1], "it is measured alike"
+
+
+def counted() -> dict[tuple[Any, ...], float]:
+    """Requests, sizes and numbers of durations by their labels."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for metric in REGISTRY.collect()
+        if metric.name.startswith("http_")
+        for sample in metric.samples
+        if not sample.name.endswith(("_created", "_bucket")) and "duration" not in sample.name.replace("_count", "")
+    }
+
+
+def shape(headers: dict[str, str]) -> list[tuple[str, str]]:
+    """Headers in any order, without what differs from answer to answer."""
+    differs = {name: "" for name in ("date", "x-request-id") if headers.get(name, "mine") != "mine"}
+    return sorted({**headers, **differs}.items())
+
+
+def anonymous(body: bytes) -> bytes:
+    return re.sub(rb'"request_id":"[0-9a-f]{32}"', b'"request_id":""', body)
+
+
+async def test_requests_sent_at_once_are_answered_in_their_order(connection: Connection, key: str, echo: Echo) -> None:
+    sent = [b"1", b'"later"', b'"careful"', b"2", b"3"]
+    await connection.send(b"".join(request(body, key) for body in sent))
+    assert (await connection.answer())[2] == b'{"model":"","sent":1}'
+    answer_it = await echo.later.get()
+    answer_it()
+    for body in sent[1:]:
+        assert (await connection.answer())[2] == b'{"model":"","sent":%b}' % body
+    await connection.send(request(b"4", key))
+    assert (await connection.answer())[2] == b'{"model":"","sent":4}'
+
+
+async def test_a_refusal_while_more_waits_keeps_the_order(connection: Connection, key: str) -> None:
+    await connection.send(b"".join(request(body, key) for body in (b'"conflict"', b"1", b'"bug"', b"2")))
+    assert [(await connection.answer())[0].split()[1] for _ in range(4)] == ["409", "200", "500", "200"]
+
+
+async def test_one_who_leaves_before_the_answer_harms_nobody(port: int, key: str, echo: Echo) -> None:
+    leaver, other = await Connection.to(port), await Connection.to(port)
+    await leaver.send(request(b'"later"', key))
+    answer_it = await echo.later.get()
+    await leaver.close()
+    await asyncio.sleep(0.05)
+    answer_it()
+    await other.send(request(b"1", key))
+    assert (await other.answer())[2] == b'{"model":"","sent":1}'
+    await other.close()
+
+
+async def test_a_revoked_key_is_refused_on_the_short_way_too(
+    app: FastAPI, connection: Connection, keys: Keys, key: str, echo: Echo
+) -> None:
+    await connection.send(request(b"1", key))
+    assert (await connection.answer())[0].endswith("200 OK")
+    keys.revoke(key)
+    app.state.keys.refresh()
+    echo.taken.clear()
+    await connection.send(request(b"1", key))
+    assert (await connection.answer())[0].split()[1] == "401"
+    assert not echo.taken
+
+
+async def test_a_server_that_ends_answers_what_it_has_taken(app: FastAPI, key: str, echo: Echo) -> None:
+    async with serving(app, ExpressProtocol) as (server, port):
+        connection, idle = await Connection.to(port), await Connection.to(port)
+        for opened in (connection, idle):
+            await opened.send(request(b"0", key))
+            await opened.answer()
+        await connection.send(request(b'"later"', key))
+        answer_it = await echo.later.get()
+        server.should_exit = True
+        assert await idle.ended()
+        answer_it()
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == ("HTTP/1.1 200 OK", "close")
+        assert await connection.ended()
+        await connection.close()
+        await idle.close()
+
+
+async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: FastAPI, key: str, echo: Echo) -> None:
+    async with serving(app, ExpressProtocol) as (server, port):
+        server.config.timeout_keep_alive = 1
+        idle, busy = await Connection.to(port), await Connection.to(port)
+        for opened in (idle, busy):
+            await opened.send(request(b"0", key))
+            await opened.answer()
+        await busy.send(request(b'"later"', key))
+        assert await idle.ended()
+        (await echo.later.get())()
+        assert (await busy.answer())[0] == "HTTP/1.1 200 OK"
+        await idle.close()
+        await busy.close()
