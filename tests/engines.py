@@ -29,20 +29,25 @@ def running_engines(folder: Path) -> Iterator[Engines]:
     folder.mkdir(parents=True, exist_ok=True)
     found = ports.free_ports(avoid=())
     database_port, queue_port = next(found), next(found)
-    database, queue = folder / "postgres", folder / "valkey"
-    engines = Engines(postgres.url(database_port, PASSWORD), valkey.url(queue_port, PASSWORD))
-
-    user = account.for_engine(folder, postgres.programs() / "postgres")
-    postgres.initialise(database, PASSWORD, user, durable=False)
+    queue, queue_url = folder / "valkey", valkey.url(queue_port, PASSWORD)
     valkey.configure(queue, queue_port, PASSWORD)
     with (
-        _running(
-            leash.command(postgres.server(database, database_port, {"fsync": "off"}), options=user.options),
-            folder, "postgres", postgres.STOP_SIGNAL, lambda: postgres.not_ready(engines.database_url),
-        ),
-        _running(leash.command(valkey.server()), queue, "valkey", valkey.STOP_SIGNAL, lambda: valkey.not_ready(engines.redis_url)),
+        running_postgres(folder, database_port) as database_url,
+        _running(leash.command(valkey.server()), queue, "valkey", valkey.STOP_SIGNAL, lambda: valkey.not_ready(queue_url)),
     ):  # fmt: skip
-        yield engines
+        yield Engines(database_url, queue_url)
+
+
+@contextlib.contextmanager
+def running_postgres(folder: Path, port: int) -> Iterator[str]:
+    """Run PostgreSQL with its data under `folder` (created; kept, so that it can be started again); gives its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, url = folder / "postgres", postgres.url(port, PASSWORD)
+    user = account.for_engine(folder, postgres.programs() / "postgres")
+    postgres.initialise(data, PASSWORD, user, durable=False)
+    words = leash.command(postgres.server(data, port, {"fsync": "off"}), options=user.options)
+    with _running(words, folder, "postgres", postgres.STOP_SIGNAL, lambda: postgres.not_ready(url)):
+        yield url
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from services.serving.models.slots import Lease
 from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
 from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
-from shared.errors import FieldError, Invalid
+from shared.errors import FieldError, Invalid, TooLarge
 from shared.prediction_ids import PredictionIds
 from shared.web.raw import Answer, Call
 
@@ -136,7 +136,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - this job's own outcome
             return error
 
-    def _scored(self, job: Job, scores: list[float], total: float) -> Scored:
+    def _scored(self, job: Job, scores: list[float], total: float) -> Scored | TooLarge:
         rows, call = job.rows, job.call
         request = f"{call.id:032x}"
         keys = list(map(KEY_OF, rows))
@@ -158,6 +158,8 @@ class Lane:
             rows=rows if job.sent is None else None,
         )
         document = b"%b,%b" % (self._record_head(job), to_json(logged)[1:])
+        if len(document) > record.MAX_DOCUMENT_BYTES:
+            return _too_large(len(rows), len(document))
         if job.write is not None:
             answer = job.write(ids, scores)
         else:
@@ -227,3 +229,11 @@ class Lane:
     def _count(self, pinned: bool) -> metrics.OfVersion:
         self._counted[pinned] = metrics.OfVersion(self._name, self._loaded.version.number, pinned=pinned)
         return self._counted[pinned]
+
+
+def _too_large(rows: int, size: int) -> TooLarge:
+    most = record.MAX_DOCUMENT_BYTES
+    cure = f"Send fewer instances a request: {rows * most // size} or less." if rows > 1 else "Shorten its values."
+    return TooLarge(
+        f"Nothing was predicted: the log record of the {rows} instance(s) has {size} bytes, and the registry takes {most}. {cure}"
+    )

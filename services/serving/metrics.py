@@ -7,7 +7,11 @@ from shared.observability.tally import CountTally, HistogramTally, Tallies
 TALLIES = Tallies()
 """What is counted for each prediction; before the metrics it stands for."""
 
-PREDICTIONS = Counter("relevo_serving_predictions", "Rows predicted and logged.", ["model", "version", "pinned"])
+PREDICTIONS = Counter(
+    "relevo_serving_predictions",
+    "Rows predicted and answered; logged before, but for those in relevo_serving_log_dropped.",
+    ["model", "version", "pinned"],
+)
 SCORE_SUM = Gauge(
     "relevo_serving_score_sum",
     "Sum of all scores since the start; its rate over that of the predictions is the mean prediction.",
@@ -16,7 +20,7 @@ SCORE_SUM = Gauge(
 )
 REQUEST_SECONDS = Histogram(
     "relevo_serving_request_seconds",
-    "Time from a prediction request's body to its logged answer.",
+    "Time from a prediction request's body to its answer, which is logged by then.",
     ["model"],
     buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
@@ -44,6 +48,9 @@ LOG_DROPPED = Counter(
     "relevo_serving_log_dropped", "Rows answered without a log record (only with SERVING_LOG_STRICT=false)."
 )
 LOG_REFUSED = Counter("relevo_serving_log_refused", "Records the registry will never take, set aside in refused.jsonl.")
+LOG_DAMAGED = Counter(
+    "relevo_serving_log_damaged", "Places in the log that hold no record; their segments are kept as .damaged files."
+)
 LOG_SYNC_FAILURES = Counter("relevo_serving_log_sync_failures", "Times the disk refused to sync the log.")
 SPOOL_BYTES = Gauge(
     "relevo_serving_spool_bytes", "Bytes of logged predictions that wait to be shipped.", multiprocess_mode="livesum"
@@ -58,8 +65,13 @@ SHIP_LAG_SECONDS = Gauge(
     "Age of the oldest prediction that is not in the registry yet.",
     multiprocess_mode="livemax",
 )
-SHIPPED = Counter("relevo_serving_shipped", "Rows shipped to the registry.")
-SHIP_FAILURES = Counter("relevo_serving_ship_failures", "Batches that could not be shipped and are tried again.")
+SHIPPED = Counter(
+    "relevo_serving_shipped", "Rows that the registry took; some count twice when the shipper ends before it has told."
+)
+SHIP_FAILURES = Counter(
+    "relevo_serving_ship_failures",
+    "Batches that could not be shipped and are tried again, and times the shipper ended.",
+)
 
 LIVE_VERSION = Gauge(
     "relevo_serving_live_version", "Version that answers here.", ["model"], multiprocess_mode="liveall"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 SEGMENTS = "*.seg"
+DAMAGED_SUFFIX = ".damaged"
 MAX_REPLICAS = 256
 
 _PREFIX = "replica-"

@@ -3,51 +3,44 @@
 A frame counts only when it is complete and its checksum fits, so the torn tail that a kill or a power cut leaves is recognised.
 """
 
+import re
 import struct
 import zlib
-from dataclasses import dataclass
 
 MAGIC = b"RELEVO1\n"
 HEADER = struct.Struct("<II")
 """Payload length in bytes, CRC-32 of the payload; both little-endian."""
 MAX_PAYLOAD_BYTES = 256 * 2**20
-"""A longer length can only be damage: bodies are bounded far below."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """What was read from a piece of a segment."""
-
-    payloads: list[bytes]
-    read_bytes: int
-    """Length of the complete frames read."""
-    damaged: bool
-    """Whether what follows them can never become a frame (rather than one that is not complete yet)."""
+"""A longer length can only be damage: no longer payload is written."""
 
 
 def frame(payload: bytes) -> bytes:
-    """One frame around a payload of at least one byte."""
+    """One frame around a payload.
+
+    Raises:
+        ValueError: the payload is empty, or so long that a reader would take its length for damage.
+    """
+    if not 0 < len(payload) <= MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
     return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def read_frames(data: bytes) -> Frames:
-    """The complete frames at the start of `data`."""
+def read_frames(data: bytes) -> list[bytes]:
+    """The payloads of the complete frames at the start of `data`."""
     payloads: list[bytes] = []
     position = 0
     while len(data) - position >= HEADER.size:
         length, checksum = HEADER.unpack_from(data, position)
         # Zeros are what a power cut leaves of pages that were never written.
         if not 0 < length <= MAX_PAYLOAD_BYTES:
-            return Frames(payloads, position, damaged=True)
-        end = position + HEADER.size + length
-        if end > len(data):
             break
+        end = position + HEADER.size + length
         payload = data[position + HEADER.size : end]
-        if zlib.crc32(payload) != checksum:
-            return Frames(payloads, position, damaged=True)
+        if len(payload) < length or zlib.crc32(payload) != checksum:
+            break
         payloads.append(payload)
         position = end
-    return Frames(payloads, position, damaged=False)
+    return payloads
 
 
 def next_frame_bytes(data: bytes) -> int | None:
@@ -56,3 +49,33 @@ def next_frame_bytes(data: bytes) -> int | None:
         return None
     length, _ = HEADER.unpack_from(data)
     return HEADER.size + int(length)
+
+
+def find_frame(data: bytes, begins: re.Pattern[bytes]) -> int | None:
+    """Where in `data`, behind its first byte, a whole frame starts whose payload begins as it should; None when none does.
+
+    The checksum alone would let one in four thousand million wrong places pass, and would have to be computed at most of them.
+
+    Args:
+        data: bytes of a segment, from anywhere.
+        begins: matches, without consuming anything, where a payload may begin.
+    """
+    for match in begins.finditer(data, HEADER.size + 1):
+        start = match.start() - HEADER.size
+        length, checksum = HEADER.unpack_from(data, start)
+        payload = memoryview(data)[match.start() : match.start() + length]
+        if 0 < length == len(payload) and zlib.crc32(payload) == checksum:
+            return start
+    return None
+
+
+def is_unfinished(rest: bytes) -> bool:
+    """Whether the bytes that end a segment, without a frame in them, are a frame's beginning or were never written.
+
+    Anything else is damage. So is a length that a flipped bit made too long: the checksum of what is there fits.
+    """
+    if len(rest) < HEADER.size or not any(rest):
+        return True
+    length, checksum = HEADER.unpack_from(rest)
+    payload = memoryview(rest)[HEADER.size :]
+    return len(payload) < length <= MAX_PAYLOAD_BYTES and zlib.crc32(payload) != checksum

@@ -4,6 +4,7 @@ The rows are logged as they were sent wherever the body says just what was read:
 the answer, and serving never parses a record again.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,11 @@ import orjson
 
 _HEAD = struct.Struct("<BQI")
 FORMAT = 2
+BEGINS = re.compile(b"(?=" + re.escape(bytes([FORMAT])) + rb".{6}\0\0.{3}\0\{)", re.DOTALL)
+"""Where a payload may begin: times and row counts leave the highest bytes of their fields zero."""
+HEAD_BYTES = _HEAD.size
+MAX_DOCUMENT_BYTES = 64 * 2**20
+"""PostgreSQL takes 256 MiB of its own form of JSON, in which a row of the shortest names and numbers is 3.5 times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,14 @@ def decode(payload: bytes) -> Logged:
         raise ValueError(f"a log frame is of format {payload[:1].hex()}, not {FORMAT:02x}")
     _, requested_ms, rows = _HEAD.unpack_from(payload)
     return Logged(requested_ms, rows, payload[_HEAD.size :])
+
+
+def requested_ms(head: bytes) -> int | None:
+    """When the request of the payload that begins so was made, Unix milliseconds; None when it is none that `encode` made."""
+    if len(head) < HEAD_BYTES or head[0] != FORMAT:
+        return None
+    at_ms: int = _HEAD.unpack_from(head)[1]
+    return at_ms
 
 
 def plainer(record: Logged) -> Logged:

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from services.serving.errors import LogFull, LogUnwritable
-from services.serving.prediction_log.folder import SEGMENTS
-from services.serving.prediction_log.frames import MAGIC, frame
+from services.serving.prediction_log.folder import DAMAGED_SUFFIX, SEGMENTS
+from services.serving.prediction_log.frames import HEADER, MAGIC, frame
+from services.serving.prediction_log.record import HEAD_BYTES, requested_ms
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -71,7 +72,7 @@ class Spool:
         self._clock = clock
         self._lock = threading.Lock()
         self._segments = _leftovers(folder)
-        self._next_number = self._segments[-1].number + 1 if self._segments else 1
+        self._next_number = _next_number(folder)
         self._waiting = sum(segment.size - segment.offset for segment in self._segments)
         self._active: Segment | None = None
         self._descriptor = -1
@@ -92,6 +93,18 @@ class Spool:
         with self._lock:
             return self._waiting
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the oldest prediction was made that is not yet shipped, Unix milliseconds, as the disk has it; None: none waits."""
+        with self._lock:
+            waiting = [(segment.path, segment.offset) for segment in self._segments if segment.offset < segment.size]
+        for path, offset in waiting:
+            with suppress(OSError), path.open("rb", buffering=0) as file:  # shipped just now
+                file.seek(offset + HEADER.size)
+                at_ms = requested_ms(file.read(HEAD_BYTES))
+                return int(os.fstat(file.fileno()).st_mtime * 1000) if at_ms is None else at_ms
+        return None
+
     def check(self) -> None:
         """For readiness: raises Unavailable when predictions would be refused, or are about to be."""
         if self.waiting_bytes > self._limit_bytes * NEARLY_FULL:
@@ -106,6 +119,7 @@ class Spool:
         Raises:
             LogFull: too much waits to be shipped.
             LogUnwritable: the disk is full or broken. Nothing was appended.
+            ValueError: a record is longer than a reader takes. Nothing was appended.
         """
         data = b"".join(map(frame, payloads))
         with self._lock:
@@ -227,7 +241,12 @@ class Spool:
         with self._lock:
             done, self._to_unlink = self._to_unlink, []
         for path in done:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.error("a shipped log segment cannot be removed", error=str(error), segment=path.name)
+                with self._lock:
+                    self._to_unlink.append(path)  # the next sync tries again
 
 
 def _leftovers(folder: Path) -> list[Segment]:
@@ -239,6 +258,18 @@ def _leftovers(folder: Path) -> list[Segment]:
         else:
             found.append(Segment(path, int(path.stem), size, sealed=True))
     return found
+
+
+def _next_number(folder: Path) -> int:
+    """A number that no segment has had that is still there, nor one that is kept as damaged: its name would be taken."""
+    return 1 + max(
+        (
+            int(path.stem)
+            for path in folder.iterdir()
+            if path.suffix in (SUFFIX, DAMAGED_SUFFIX) and path.stem.isdecimal()
+        ),
+        default=0,
+    )
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -40,6 +40,9 @@ _END = struct.pack(">h", -1)
 _EPOCH_2000_US = 946_684_800_000_000
 _JSONB_FORMAT = 1
 
+_REFUSALS = ("22", "23", "54")
+"""Classes of SQLSTATE that depend on the record alone: data, integrity, and a program limit such as JSON of 256 MiB."""
+
 
 class PredictionStore:
     """Stores logged predictions for good, each once however often it is given. Plain psycopg: its process starts fast."""
@@ -79,9 +82,9 @@ class PredictionStore:
                 for statement in LOCK_FOR_INGEST:
                     cursor.execute(statement)
                 cursor.execute(_INSERT)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in _REFUSALS:
+                raise RecordRefused(f"PostgreSQL refuses it: {type(error).__name__}") from error
             self.close()
             raise
 

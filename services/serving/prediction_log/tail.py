@@ -1,17 +1,26 @@
 """Reads the segments of a folder, oldest first, while another process may still be writing the newest."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from services.serving.prediction_log.folder import SEGMENTS
-from services.serving.prediction_log.frames import HEADER, MAGIC, next_frame_bytes, read_frames
+from services.serving.prediction_log.folder import DAMAGED_SUFFIX, SEGMENTS
+from services.serving.prediction_log.frames import (
+    HEADER,
+    MAGIC,
+    find_frame,
+    is_unfinished,
+    next_frame_bytes,
+    read_frames,
+)
+from services.serving.prediction_log.record import BEGINS
 
 log = structlog.stdlib.get_logger(__name__)
 
-DAMAGED_SUFFIX = ".damaged"
 ALL = 2**63
 
 
@@ -43,32 +52,35 @@ class Tail:
         self._sealed_below = sealed_below
         self._passed = passed
         self._number = 0
-        self._offset = len(MAGIC)
+        self._offset = 0
+        self._damaged = 0
 
     def next_batch(self, *, max_bytes: int, max_records: int) -> Batch | None:
         """The oldest records not passed yet; None when there are none, or none complete.
 
         Raises:
-            OSError: the folder cannot be read.
+            OSError: the folder cannot be read, or a damaged segment not be kept.
         """
         segments = list(self._segments())
         for index, (number, path) in enumerate(segments):
             if number != self._number:
-                self._number, self._offset = number, len(MAGIC)
+                self._number, self._offset = number, 0
             try:
                 size = path.stat().st_size
             except FileNotFoundError:  # passed to its end, and removed just now
                 continue
-            damaged = False
-            if self._offset < size:
-                payloads, end, damaged = _read(path, self._offset, size, max_bytes, max_records)
+            last = index == len(segments) - 1
+            if self._offset == 0 and _has_magic(path):
+                self._offset = len(MAGIC)
+            while self._offset < size:
+                payloads, end = _read(path, self._offset, size, max_bytes, max_records)
                 if payloads:
-                    return Batch(number, payloads, end, full=end < size or index < len(segments) - 1)
-            if number >= self._sealed_below and index == len(segments) - 1:
-                return None  # what follows is being written
-            if self._offset < size:
-                self._give_up_rest(path, size, damaged=damaged)
-            self._offset = size
+                    return Batch(number, payloads, end, full=end < size or not last)
+                if last and number >= self._sealed_below:
+                    return None  # what follows is being written
+                self._skip(path, size)
+            if last and number >= self._sealed_below:
+                return None
             self._passed(number, size)
         return None
 
@@ -77,34 +89,59 @@ class Tail:
         self._offset = batch.end
         self._passed(batch.number, batch.end)
 
+    def take_damaged(self) -> int:
+        """Places found damaged since the last call."""
+        damaged, self._damaged = self._damaged, 0
+        return damaged
+
     def _segments(self) -> Iterator[tuple[int, Path]]:
         for path in sorted(self._folder.glob(SEGMENTS)):
             number = int(path.stem)
             if number >= self._number:
                 yield number, path
 
-    def _give_up_rest(self, path: Path, size: int, *, damaged: bool) -> None:
-        """End a segment at its last whole frame: what follows was torn while it was written."""
+    def _skip(self, path: Path, size: int) -> None:
+        """Go on behind bytes that are no record: to the next whole one of the segment, or to its end."""
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            rest = file.read(size - self._offset)
+        found = find_frame(rest, BEGINS)
+        length = len(rest) if found is None else found
+        damaged = found is not None or not is_unfinished(rest)
         if damaged:
-            path.replace(path.with_suffix(DAMAGED_SUFFIX))
-        log.warning(
-            "a log segment ends in bytes that are no record",
-            segment=path.name, bytes=size - self._offset, kept_as_damaged=damaged,
-        )  # fmt: skip
+            _keep(path)
+            self._damaged += 1
+            log.error("a log segment is damaged; it is kept", segment=path.name, at=self._offset, bytes=length)
+        else:
+            log.warning("a log segment ends in a record that was never finished", segment=path.name, bytes=length)
+        self._offset += length
 
 
-def _read(path: Path, offset: int, size: int, max_bytes: int, max_records: int) -> tuple[list[bytes], int, bool]:
-    """Records at an offset, where they end, and whether what follows is damage rather than a torn tail."""
-    with path.open("rb", buffering=0) as file:
-        magic = file.read(len(MAGIC))
-        if magic != MAGIC:
-            return [], offset, len(magic) == len(MAGIC)
+def _has_magic(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _keep(path: Path) -> None:
+    """Keep a segment for a look beside the one that is read on and removed; a link takes no room on a disk that may be full."""
+    kept = path.with_suffix(DAMAGED_SUFFIX)
+    if kept.exists():
+        return  # by an earlier place in it: no number is used twice
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without links
+        part = path.with_suffix(".part")
+        shutil.copyfile(path, part)
+        part.replace(kept)
+
+
+def _read(path: Path, offset: int, size: int, max_bytes: int, max_records: int) -> tuple[list[bytes], int]:
+    """Records at an offset, and where they end."""
+    with path.open("rb") as file:
         file.seek(offset)
-        data = file.read(min(max_bytes, size - offset))
+        data = file.read(min(max(max_bytes, HEADER.size), size - offset))
         whole = next_frame_bytes(data)
         if whole is not None and len(data) < whole <= size - offset:
             data += file.read(whole - len(data))
-    frames = read_frames(data)
-    payloads = frames.payloads[:max_records]
-    end = offset + sum(HEADER.size + len(payload) for payload in payloads)
-    return payloads, end, frames.damaged and any(data[frames.read_bytes :])
+    payloads = read_frames(data)[:max_records]
+    return payloads, offset + sum(HEADER.size + len(payload) for payload in payloads)

@@ -1,6 +1,7 @@
 """A real model, end to end: deployed through the API, predicted over HTTP, logged, shipped."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,6 +10,7 @@ import spox.opset.ai.onnx.v21 as op
 from prometheus_client import REGISTRY
 from spox import Tensor, argument
 
+from services.serving.prediction_log import record
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import Sessions
 from tests.conftest import PREDICTION_SECRET
@@ -127,6 +129,23 @@ async def test_without_strictness_a_full_log_is_counted_and_not_refused(
         before = sample("relevo_serving_log_dropped_total")
         assert (await replica.predict(flight(1), flight(2))).status_code == 200
         assert sample("relevo_serving_log_dropped_total") == before + 2
+
+
+async def test_a_request_too_large_for_the_registry_is_told_to_send_fewer(
+    registry: Registry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    await replica.promote(1)
+    monkeypatch.setattr(record, "MAX_DOCUMENT_BYTES", 4000)
+    refused = await replica.predict(*map(flight, range(40)))
+    assert (refused.status_code, refused.json()["type"]) == (413, "urn:relevo:problem:too-large")
+    (fewer,) = map(int, re.findall(r"Send fewer instances a request: (\d+) or less", refused.json()["detail"]))
+    assert 10 < fewer < 40
+    alone = await replica.predict(flight(carrier="A" * 4000))
+    assert alone.json()["detail"].endswith("Shorten its values.")
+    assert (await replica.predict(*map(flight, range(10)))).status_code == 200
+    assert len(await replica.shipped(10)) == 10
 
 
 async def test_a_score_that_is_not_finite_is_no_answer(registry: Registry, replica: Replica) -> None:

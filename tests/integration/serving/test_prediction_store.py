@@ -113,6 +113,17 @@ def test_a_number_that_only_json_knows_is_stored_as_the_double_it_is(
     assert stored(sessions)[0].instances == [{"carrier": "AA", "temp": 0.0}]
 
 
+def test_a_record_beyond_a_limit_of_postgres_is_refused_and_no_other(
+    store: PredictionStore, sessions: Sessions
+) -> None:
+    """Nesting is the cheapest of the limits to break; JSON of 256 MiB is of the same class."""
+    deep = Logged(record("a").requested_ms, 1, b'{"rows":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    with pytest.raises(RecordRefused, match="StatementTooComplex"):
+        store([deep])
+    store([record("b")])
+    assert [row.keys for row in stored(sessions)] == [["b"]]
+
+
 def test_a_stalled_shipment_holds_up_no_watermark(store: PredictionStore, sessions: Sessions) -> None:
     records = Stalling(record("a"), record("b"))
     thread = threading.Thread(target=store, args=[records])

@@ -36,6 +36,17 @@ async def test_a_killed_shipper_is_started_again_and_nothing_is_lost_or_doubled(
     assert sample("relevo_serving_ship_failures_total") >= failures + 3
 
 
+async def test_a_signal_to_all_processes_leaves_the_shipper_to_serving(registry: Registry, replica: Replica) -> None:
+    registry.pipeline()
+    registry.version(tiny_model(0.25))
+    await replica.promote(1)
+    (process,) = shippers()
+    process.terminate()
+    assert (await replica.predict(flight(1))).status_code == 200
+    await replica.shipped(1)
+    assert shippers() == [process]
+
+
 async def test_the_shipper_runs_at_low_priority(replica: Replica) -> None:
     (process,) = shippers()
     await until(lambda: process.nice() > 0, "the shipper's own priority")

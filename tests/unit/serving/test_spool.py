@@ -2,15 +2,20 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.serving.errors import LogFull, LogUnwritable
+from services.serving.prediction_log import frames
 from services.serving.prediction_log import spool as module
 from services.serving.prediction_log.folder import claim, claim_orphans
 from services.serving.prediction_log.frames import HEADER, MAGIC, frame
+from services.serving.prediction_log.record import encode
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.tail import Tail
 
@@ -77,11 +82,127 @@ def test_leftovers_of_a_killed_process_are_shipped_and_its_torn_tail_is_not(tmp_
 
 
 def test_a_damaged_segment_is_kept_for_a_look(tmp_path: Path) -> None:
-    (tmp_path / "000000000001.seg").write_bytes(MAGIC + frame(b"one") + b"\xff" * 40)
+    whole = MAGIC + frame(b"one") + b"\xff" * 40
+    (tmp_path / "000000000001.seg").write_bytes(whole)
     spool = open_spool(tmp_path)
     assert drain(spool) == [b"one"]
     assert segments(tmp_path) == []
-    assert (tmp_path / "000000000001.damaged").exists()
+    assert (tmp_path / "000000000001.damaged").read_bytes() == whole
+    assert tail_of(spool).take_damaged() == 1
+
+
+def a_record(number: int) -> bytes:
+    return encode(1_700_000_000_000 + number, 1, b'{"keys":["%d"]}' % number)
+
+
+@given(st.integers(1, 5), st.data())
+def test_a_flipped_bit_anywhere_costs_at_most_the_record_it_is_in(count: int, data: st.DataObject) -> None:
+    records = [a_record(number) for number in range(count)]
+    damaged = bytearray(MAGIC + b"".join(map(frame, records)))
+    bit = data.draw(st.integers(0, 8 * len(damaged) - 1))
+    damaged[bit // 8] ^= 1 << bit % 8
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "000000000001.seg").write_bytes(damaged)
+        spool = open_spool(folder)
+        hit = (bit // 8 - len(MAGIC)) // len(frame(records[0]))
+        assert drain(spool) == [record for number, record in enumerate(records) if number != hit]
+        assert tail_of(spool).take_damaged() == 1
+        assert segments(folder) == []
+        assert (folder / "000000000001.damaged").read_bytes() == damaged
+
+
+@given(st.data())
+def test_a_torn_tail_is_no_damage(data: st.DataObject) -> None:
+    whole = MAGIC + frame(a_record(1))
+    torn = frame(a_record(2))
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "000000000001.seg").write_bytes(whole + torn[: data.draw(st.integers(1, len(torn) - 1))])
+        spool = open_spool(folder)
+        assert drain(spool) == [a_record(1)]
+        assert tail_of(spool).take_damaged() == 0
+        assert os.listdir(folder) == []
+
+
+def test_a_page_that_was_never_written_costs_what_was_on_it(tmp_path: Path) -> None:
+    written = [frame(a_record(number)) for number in range(100)]
+    (tmp_path / "000000000001.seg").write_bytes(MAGIC + b"".join([*written[:10], bytes(4096), *written[90:]]))
+    found = drain(open_spool(tmp_path))
+    assert found == [a_record(number) for number in (*range(10), *range(90, 100))]
+
+
+def test_a_damaged_segment_is_never_written_over(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        spool = open_spool(tmp_path)  # each time in a folder without segments
+        spool.append(a_record(number))
+        spool.close()
+        (path,) = tmp_path.glob("*.seg")
+        path.write_bytes(path.read_bytes() + b"\xff" * 40)
+        assert drain(open_spool(tmp_path)) == [a_record(number)]
+    kept = sorted(tmp_path.glob("*.damaged"))
+    assert [path.read_bytes()[8:-40] for path in kept] == [frame(a_record(number)) for number in (1, 2, 3)]
+
+
+def test_a_damaged_segment_is_kept_where_files_cannot_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "000000000001.seg").write_bytes(MAGIC + b"\xff" * 40)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    drain(open_spool(tmp_path))
+    assert os.listdir(tmp_path) == ["000000000001.damaged"]
+    assert (tmp_path / "000000000001.damaged").read_bytes() == MAGIC + b"\xff" * 40
+
+
+def test_a_record_that_no_reader_would_take_is_not_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_PAYLOAD_BYTES", 100)
+    spool = open_spool(tmp_path)
+    for payloads in ((b"one", b"x" * 101), (b"one", b"")):
+        with pytest.raises(ValueError, match="1 to 100 bytes"):
+            spool.append(*payloads)
+    spool.append(b"x" * 100)
+    assert drain(spool) == [b"x" * 100]
+
+
+def test_the_oldest_that_waits_is_told_from_the_disk(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_bytes=64)
+    assert spool.oldest_ms is None
+    for number in range(4):
+        spool.append(a_record(number))
+    for number in range(4):
+        assert spool.oldest_ms == 1_700_000_000_000 + number
+        batch = tail_of(spool).next_batch(max_bytes=1, max_records=1)
+        assert batch is not None
+        tail_of(spool).pass_(batch)
+    assert spool.oldest_ms is None
+
+
+def test_a_damaged_log_has_the_age_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "000000000001.seg"
+    path.write_bytes(MAGIC + b"\xff" * 40)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert open_spool(tmp_path).oldest_ms == 1_700_000_000_000
+
+
+def test_a_segment_that_cannot_be_removed_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(tmp_path, segment_bytes=64)
+    for number in range(4):
+        spool.append(a_record(number))
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        assert len(drain(spool)) == 4
+        assert spool.waiting_bytes == 0
+    assert len(segments(tmp_path)) == 4
+    spool.sync()
+    assert len(segments(tmp_path)) == 1, "only the open segment is left"
 
 
 def test_a_file_that_is_no_segment_stops_nothing(tmp_path: Path) -> None:
