@@ -83,7 +83,11 @@ def create_app(
             "models": lambda: serving().check_models(),
             "registry_age": lambda: serving().check_registry_age(),
         },
-        helpful_checks={"postgres": lambda: serving().check_postgres(), "artifacts": store.ping},
+        helpful_checks={
+            "postgres": lambda: serving().check_postgres(),
+            "artifacts": store.ping,
+            "canaries": lambda: serving().check_canaries(),
+        },
         lifespan=replica,
         keys=ring,
         exposition=exposition,

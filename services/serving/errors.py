@@ -4,6 +4,7 @@ RelevoError
 ├── Conflict
 │   ├── GenerationMoved     409  the pointer changed since the caller looked
 │   ├── NotValidated        409  no verdict promotes the version, and no override was given
+│   ├── NothingDeployed     409  no version is live, so that none can stand beside it
 │   ├── NotLoadable         409  the version's artifact cannot serve on this replica
 │   └── NothingToRollBack   409  no version was live before
 └── Unavailable
@@ -24,6 +25,12 @@ class NotValidated(Conflict):
     """No verdict promotes this version."""
 
     slug = "not-validated"
+
+
+class NothingDeployed(Conflict):
+    """No version is live, so that none can stand beside it."""
+
+    slug = "nothing-deployed"
 
 
 class NotLoadable(Conflict):

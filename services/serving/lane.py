@@ -18,6 +18,7 @@ from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease
 from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
+from services.serving.roles import Role
 from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
 from shared.errors import FieldError, Invalid, TooLarge
 from shared.prediction_ids import PredictionIds
@@ -95,8 +96,8 @@ class Lane:
             to_json(self._name),
             loaded.version.number,
         )
-        self._record_heads: dict[tuple[int, bool, str], bytes] = {}
-        self._counted: dict[bool, metrics.OfVersion] = {}
+        self._record_heads: dict[tuple[int, Role, str], bytes] = {}
+        self._counted: dict[Role, metrics.OfVersion] = {}
         self._batch_rows = metrics.batch_rows()
         self._append_seconds = metrics.log_append_seconds()
         self.batcher: Batcher[Job, Scored] = Batcher(
@@ -168,7 +169,7 @@ class Lane:
 
     def _record_head(self, job: Job) -> bytes:
         """What the records of one caller's requests begin with, without the closing brace."""
-        wanted = (job.lease.generation, job.lease.pinned, job.call.caller.key_id)
+        wanted = (job.lease.generation, job.lease.role, job.call.caller.key_id)
         head = self._record_heads.get(wanted)
         if head is None:
             if len(self._record_heads) >= MOST_HEADS:
@@ -180,7 +181,8 @@ class Lane:
                     "version": version.id.hex,
                     "number": version.number,
                     "generation": job.lease.generation,
-                    "pinned": job.lease.pinned,
+                    "pinned": job.lease.role is Role.PINNED,
+                    "role": job.lease.role,
                     "api_key": job.call.caller.key_id,
                     "not_logged": self._loaded.codec.not_logged,
                 }
@@ -219,16 +221,16 @@ class Lane:
         self._batch_rows.observe(sum(job.size for job in jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Scored):
-                counted = self._counted.get(job.lease.pinned) or self._count(job.lease.pinned)
+                counted = self._counted.get(job.lease.role) or self._count(job.lease.role)
                 counted.predictions.value += job.size
                 counted.score_sum.value += outcome.score_sum
                 counted.request_rows.observe(job.size)
                 counted.request_seconds.observe(now_s - job.began_s)
         return outcomes
 
-    def _count(self, pinned: bool) -> metrics.OfVersion:
-        self._counted[pinned] = metrics.OfVersion(self._name, self._loaded.version.number, pinned=pinned)
-        return self._counted[pinned]
+    def _count(self, role: Role) -> metrics.OfVersion:
+        self._counted[role] = metrics.OfVersion(self._name, self._loaded.version.number, role)
+        return self._counted[role]
 
 
 def _too_large(rows: int, size: int) -> TooLarge:

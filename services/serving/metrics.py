@@ -2,6 +2,9 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.serving.models.catalogue import Pipeline
+from services.serving.models.policy import Applied
+from services.serving.roles import Role
 from shared.observability.tally import CountTally, HistogramTally, Tallies
 
 TALLIES = Tallies()
@@ -10,18 +13,18 @@ TALLIES = Tallies()
 PREDICTIONS = Counter(
     "relevo_serving_predictions",
     "Rows predicted and answered; logged before, but for those in relevo_serving_log_dropped.",
-    ["model", "version", "pinned"],
+    ["model", "version", "role"],
 )
 SCORE_SUM = Gauge(
     "relevo_serving_score_sum",
     "Sum of all scores since the start; its rate over that of the predictions is the mean prediction.",
-    ["model", "version", "pinned"],
+    ["model", "version", "role"],
     multiprocess_mode="sum",
 )
 REQUEST_SECONDS = Histogram(
     "relevo_serving_request_seconds",
     "Time from a prediction request's body to its answer, which is logged by then.",
-    ["model"],
+    ["model", "role"],
     buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 REQUEST_ROWS = Histogram(
@@ -79,6 +82,29 @@ LIVE_VERSION = Gauge(
 GENERATION = Gauge(
     "relevo_serving_generation", "Deployment generation applied here.", ["model"], multiprocess_mode="liveall"
 )
+CANARY_VERSION = Gauge(
+    "relevo_serving_canary_version",
+    "Version that answers a share of the keys here; 0 when none does.",
+    ["model"],
+    multiprocess_mode="liveall",
+)
+CANARY_WEIGHT = Gauge(
+    "relevo_serving_canary_weight",
+    "Share of the keys that the canary answers here; 0 when none does.",
+    ["model"],
+    multiprocess_mode="liveall",
+)
+CANARY_MISSING = Gauge(
+    "relevo_serving_canary_missing",
+    "1 while the deployment has a canary that does not answer here: the live version answers in its stead.",
+    ["model"],
+    multiprocess_mode="liveall",
+)
+CANARY_UNREAD = Counter(
+    "relevo_serving_canary_unread",
+    "Requests assigned to the canary that only the live version can read; it answered them.",
+    ["model"],
+)
 TRAIN_LABEL_MEAN = Gauge(
     "relevo_serving_train_label_mean", "Label mean of the live version's training data.", ["model"]
 )
@@ -102,13 +128,15 @@ FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of 
 
 
 class OfVersion:
-    """What is counted of one version, pinned or not."""
+    """What is counted of one version in one role."""
 
-    def __init__(self, model: str, version: int, *, pinned: bool) -> None:
-        labels = (model, str(version), "true" if pinned else "false")
+    def __init__(self, model: str, version: int, role: Role) -> None:
+        labels = (model, str(version), role.value)
         self.predictions = TALLIES.get(("predictions", *labels), lambda: CountTally(PREDICTIONS.labels(*labels)))
         self.score_sum = TALLIES.get(("score_sum", *labels), lambda: CountTally(SCORE_SUM.labels(*labels)))
-        self.request_seconds = TALLIES.get(("seconds", model), lambda: HistogramTally(REQUEST_SECONDS.labels(model)))
+        self.request_seconds = TALLIES.get(
+            ("seconds", model, role), lambda: HistogramTally(REQUEST_SECONDS.labels(model, role.value))
+        )
         self.request_rows = TALLIES.get("request_rows", lambda: HistogramTally(REQUEST_ROWS))
 
 
@@ -122,13 +150,30 @@ def log_append_seconds() -> HistogramTally:
     return TALLIES.get("log_append_seconds", lambda: HistogramTally(LOG_APPEND_SECONDS))
 
 
+def tell_applied(pipeline: Pipeline, applied: Applied) -> None:
+    """What answers here now."""
+    name, live, canary = pipeline.name, pipeline.version(applied.live), applied.canary
+    GENERATION.labels(name).set(applied.generation)
+    LIVE_VERSION.labels(name).set(applied.live)
+    CANARY_VERSION.labels(name).set(canary.version if canary else 0)
+    CANARY_WEIGHT.labels(name).set(canary.share if canary else 0)
+    TRAIN_LABEL_MEAN.labels(name).set(live.train_label_mean)
+    TRAIN_END.labels(name).set(live.train_end.timestamp())
+
+
+def tell_missing(pipeline: Pipeline, applied: Applied | None) -> None:
+    """Whether the deployment has a canary that does not answer here."""
+    wanted, held = pipeline.pointer and pipeline.pointer.canary, applied and applied.canary
+    CANARY_MISSING.labels(pipeline.name).set(wanted is not None and wanted != held)
+
+
 def forget_version(model: str, version: int) -> None:
     """Drop the series of a version that this replica has let go of: kept, they would grow with every release.
 
     They are counted under a lease, so nothing of the version is counted after this unless it is loaded again, from 0.
     """
     for name, metric in (("predictions", PREDICTIONS), ("score_sum", SCORE_SUM)):
-        for pinned in ("false", "true"):
-            TALLIES.forget((name, model, str(version), pinned))
-            metric.remove(model, str(version), pinned)
+        for role in Role:
+            TALLIES.forget((name, model, str(version), role.value))
+            metric.remove(model, str(version), role.value)
     NOT_FINITE.remove(model, str(version))

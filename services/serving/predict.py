@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from services.serving import assignment, metrics
 from services.serving.config import ServingSettings
 from services.serving.instances import MAX_ERRORS, read_envelope
 from services.serving.lane import Job, Lane, Scored, Write
@@ -17,7 +18,7 @@ from services.serving.models.slots import Lease, ModelSlots
 from services.serving.prediction_log.spool import Spool
 from services.serving.rows import Asked, Row
 from shared.contracts.scopes import Scope
-from shared.errors import FieldError, Invalid, NotFound, Unavailable
+from shared.errors import FieldError, Invalid, Malformed, NotFound, Unavailable
 from shared.instances import from_epoch_us
 from shared.keys import Principal
 from shared.prediction_ids import PredictionIds
@@ -110,8 +111,19 @@ class Predictor:
         if version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
         large = len(call.body) > INLINE_BODY_BYTES
-        with await self._lease(self._choose(model, version, call.caller), version) as lease:
-            rows, write = await self._aside(read, lease.loaded) if large else read(lease.loaded)
+
+        async def read_for(loaded: Loaded) -> tuple[list[Row], Write]:
+            return await self._aside(read, loaded) if large else read(loaded)
+
+        lease = await self._lease(self._choose(model, version, call.caller), version)
+        try:
+            rows, write = await read_for(lease.loaded)
+        except BaseException:
+            lease.release()
+            raise
+        if lease.canary is not None:
+            (rows, write), lease = await self._by_canary(call, lease, rows, read_for) or ((rows, write), lease)
+        with lease:
             return (await self._lane(lease.loaded).batcher.submit(Job(rows, None, call, lease, began_s, write))).answer
 
     def _read_at_once(self, call: Call, model: str | None) -> tuple[Asked, Lease] | None:
@@ -130,7 +142,17 @@ class Predictor:
         if asked is None or asked.version is not None or (model is None and asked.model != name):
             lease.release()
             return None
-        return asked, lease
+        if lease.canary is None or (taken := self._take_canary(call, lease, asked.rows)) is None:
+            return asked, lease
+        if not taken.loaded.reads_as(lease.loaded):
+            asked = taken.loaded.codec.decode(
+                call.body, received_us(call), max_instances=self._settings.max_instances, names_model=model is None
+            )
+        lease.release()
+        if asked is None:
+            taken.release()
+            return None
+        return asked, taken
 
     def _sole(self, caller: Principal) -> Pipeline | None:
         """The pipeline of a caller who need not name it."""
@@ -143,15 +165,21 @@ class Predictor:
         if asked.version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
         pipeline = self._choose(model or asked.model, asked.version, call.caller)
+
+        async def read(loaded: Loaded) -> list[Row]:
+            instances, received_at = asked.instances, from_epoch_us(received_us(call))
+            if large:
+                return await self._aside(loaded.codec.read, instances, received_at)
+            return loaded.codec.read(instances, received_at)
+
         lease = await self._lease(pipeline, asked.version)
         try:
-            read, received_at = lease.loaded.codec.read, from_epoch_us(received_us(call))
-            rows = (
-                await self._aside(read, asked.instances, received_at) if large else read(asked.instances, received_at)
-            )
+            rows = await read(lease.loaded)
         except BaseException:
             lease.release()
             raise
+        if lease.canary is not None:
+            rows, lease = await self._by_canary(call, lease, rows, read) or (rows, lease)
         return Asked(rows, asked.model, asked.version, as_sent=False), lease
 
     def _choose(self, name: str | None, version: int | None, caller: Principal) -> Pipeline:
@@ -184,6 +212,37 @@ class Predictor:
         return self._slots.lease_pinned(pipeline.name, version) or await load_and_lease(
             self._slots, pipeline, version, self._slots.lease_pinned, wait_s=self._settings.load_wait_s
         )
+
+    def _take_canary(self, call: Call, live: Lease, rows: Sequence[Row]) -> Lease | None:
+        """A lease on the canary when the request is its to answer. One request is answered whole by one version."""
+        given = call.headers.get(assignment.HEADER)
+        key = given or live.loaded.codec.whom(rows[0]).encode("utf-8", "surrogatepass")
+        if live.canary is None or not assignment.assigned(live.loaded.pipeline_id, key, live.canary.share):
+            return None
+        return self._slots.lease_canary(live)
+
+    async def _by_canary(
+        self, call: Call, live: Lease, rows: Sequence[Row], read: Callable[[Loaded], Awaitable[T]]
+    ) -> tuple[T, Lease] | None:
+        """What the canary reads of a request that is its to answer, and its lease in place of the live one's.
+
+        None leaves everything as it is: the request is the live version's, or fits the fields of the live version alone.
+        """
+        taken = self._take_canary(call, live, rows)
+        if taken is None:
+            return None
+        try:
+            found = await read(taken.loaded)
+        except (Invalid, Malformed):
+            taken.release()
+            metrics.CANARY_UNREAD.labels(live.loaded.pipeline_name).inc()
+            return None
+        except BaseException:
+            taken.release()
+            live.release()
+            raise
+        live.release()
+        return found, taken
 
     def _lane(self, loaded: Loaded) -> Lane:
         lane = loaded.lane

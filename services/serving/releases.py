@@ -1,38 +1,25 @@
-"""The use case: which version is live. Compare-and-set on the generation, one history row a change, and nothing becomes live that
-this replica could not load and warm.
+"""The use case: which versions answer. Compare-and-set on the generation, one history row a change, and nothing answers that this
+replica could not load and warm.
 """
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from services.serving import repository
+from services.serving import pointer, repository, rollouts
 from services.serving.config import ServingSettings
 from services.serving.errors import GenerationMoved, NothingToRollBack, NotValidated
 from services.serving.models.acquire import finished, load_and_lease
 from services.serving.models.follower import Follower
 from services.serving.models.slots import Lease, ModelSlots
-from services.serving.schemas import PromoteRequest, ReleaseResponse, RollbackRequest
+from services.serving.pointer import Released
+from services.serving.schemas import CanaryRequest, PromoteRequest, ReleaseResponse, RollbackRequest, beside
 from services.serving.transactions import Transactions
 from shared.errors import Invalid, NotFound, Unavailable
-from shared.registry.states import VersionState
+from shared.registry.states import DeploymentAction, VersionState
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, Validation
-
-PROMOTE, ROLLBACK = "promote", "rollback"
-CHECK_VIOLATION = "23514"
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The pointer after a change."""
-
-    live: int
-    generation: int
-    previous: int | None
-    changed: bool
 
 
 def rollback_target(history: Sequence[DeploymentChange]) -> uuid.UUID | None:
@@ -43,7 +30,7 @@ def rollback_target(history: Sequence[DeploymentChange]) -> uuid.UUID | None:
     """
     lived: list[uuid.UUID] = []
     for change in history:
-        if change.action == ROLLBACK and change.version_id in lived:
+        if change.action == DeploymentAction.ROLLBACK and change.version_id in lived:
             while lived[-1] != change.version_id:
                 lived.pop()
         elif not lived or lived[-1] != change.version_id:
@@ -102,8 +89,25 @@ class Releases:
 
         return await self._release(name, target.live, change_to_loaded)
 
-    async def _release(self, name: str, version: int, change: Callable[[Session], Released]) -> ReleaseResponse:
-        with await self._loaded(name, version):
+    async def set_canary(self, name: str, order: CanaryRequest, actor: str) -> ReleaseResponse:
+        """Have a version answer a share of the keys, another share, or none any more.
+
+        Raises:
+            NotFound: no such pipeline or version.
+            NothingDeployed: there is no live version to stand beside.
+            Invalid: the version is live.
+            GenerationMoved, NotValidated, NotLoadable, Unavailable: as for `promote`.
+        """
+
+        def change(session: Session) -> Released:
+            return rollouts.set_canary(session, name, order, actor)
+
+        await self._transactions.run(lambda session: _dry(session, change))
+        return await self._release(name, order.version if order.weight else None, change)
+
+    async def _release(self, name: str, version: int | None, change: Callable[[Session], Released]) -> ReleaseResponse:
+        """Write a change and wait until it is applied here; a version that begins to answer is loaded before."""
+        with nullcontext() if version is None else await self._loaded(name, version):
             released = await self._transactions.run(change)
             self._follower.wake()
             applied = await self._applied(name, released)
@@ -112,6 +116,7 @@ class Releases:
             live_version=released.live,
             generation=released.generation,
             previous_version=released.previous,
+            canary=beside(released.canary),
             changed=released.changed,
             applied=applied,
         )
@@ -144,15 +149,15 @@ def promote(session: Session, name: str, order: PromoteRequest, actor: str) -> R
     current = repository.locked_pointer(session, pipeline)
     if _took_effect(current, version.id, order.expected_generation):
         assert current is not None
-        return _unchanged(session, current, version)
-    _expect(session, current, order.expected_generation)
+        return pointer.unchanged(session, current)
+    pointer.expect(session, current, order.expected_generation)
     verdict = repository.promoting_verdict(session, version, order.validation)
     if order.override is None:
         _check_validated(version, verdict, order)
     change = DeploymentChange(
         pipeline_id=pipeline,
         generation=(current.generation if current else 0) + 1,
-        action=PROMOTE,
+        action=DeploymentAction.PROMOTE,
         version_id=version.id,
         previous_version_id=current.live_version_id if current else None,
         actor=actor,
@@ -161,7 +166,8 @@ def promote(session: Session, name: str, order: PromoteRequest, actor: str) -> R
         override=None if order.override is None else f"{actor}: {order.override}",
         effective_at=order.effective_at,
     )
-    return _write(session, current, change, version)
+    pointer.keep_beside(change, current, canary=True)
+    return pointer.write(session, current, change, version)
 
 
 def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -> Released:
@@ -169,8 +175,8 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
     pipeline = repository.pipeline_id(session, name)
     current = repository.locked_pointer(session, pipeline)
     if current is not None and _rolled_back_already(session, current, order.expected_generation):
-        return _unchanged(session, current, session.get_one(ModelVersion, current.live_version_id))
-    _expect(session, current, order.expected_generation)
+        return pointer.unchanged(session, current)
+    pointer.expect(session, current, order.expected_generation)
     target = rollback_target(repository.all_changes(session, pipeline))
     if current is None or target is None:
         raise NothingToRollBack("No other version was live before; there is nothing to roll back to.")
@@ -179,7 +185,7 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
     change = DeploymentChange(
         pipeline_id=pipeline,
         generation=current.generation + 1,
-        action=ROLLBACK,
+        action=DeploymentAction.ROLLBACK,
         version_id=version.id,
         previous_version_id=current.live_version_id,
         actor=actor,
@@ -189,14 +195,15 @@ def roll_back(session: Session, name: str, order: RollbackRequest, actor: str) -
         override=f"{actor}: roll back: {order.reason}",
         effective_at=order.effective_at,
     )
-    return _write(session, current, change, version)
+    pointer.keep_beside(change, current, canary=False)
+    return pointer.write(session, current, change, version)
 
 
 def _took_effect(current: Deployment | None, version: uuid.UUID, expected: int | None) -> bool:
     """Whether the version is live already, and the pointer is where the caller saw it or one change on: his own, repeated."""
     if current is None or current.live_version_id != version:
         return False
-    return expected is None or expected in (current.generation, current.generation - 1)
+    return pointer.repeated(current, expected)
 
 
 def _rolled_back_already(session: Session, current: Deployment, expected: int | None) -> bool:
@@ -204,24 +211,7 @@ def _rolled_back_already(session: Session, current: Deployment, expected: int | 
     if expected != current.generation - 1:
         return False
     last = session.get(DeploymentChange, (current.pipeline_id, current.generation))
-    return last is not None and last.action == ROLLBACK
-
-
-def _unchanged(session: Session, current: Deployment, version: ModelVersion) -> Released:
-    last = session.get(DeploymentChange, (current.pipeline_id, current.generation))
-    before = last.previous_version_id if last else None
-    return Released(version.number, current.generation, _number(session, before), changed=False)
-
-
-def _expect(session: Session, current: Deployment | None, expected: int | None) -> None:
-    generation = current.generation if current else 0
-    if expected is None or expected == generation:
-        return
-    live = f"version {_number(session, current.live_version_id)} is live" if current else "nothing is deployed"
-    raise GenerationMoved(
-        f"The deployment is at generation {generation}, not {expected}: {live}. Look again and decide anew.",
-        errors=[{"loc": ["body", "expected_generation"], "msg": f"the generation is {generation}"}],
-    )
+    return last is not None and last.action == DeploymentAction.ROLLBACK
 
 
 def _check_validated(version: ModelVersion, verdict: Validation | None, order: PromoteRequest) -> None:
@@ -232,30 +222,7 @@ def _check_validated(version: ModelVersion, verdict: Validation | None, order: P
             errors=[{"loc": ["body", "validation"], "msg": f"is no verdict that promotes version {version.number}"}],
         )
     if verdict is None or version.state != VersionState.VALIDATED:
-        raise NotValidated(_why_not(version))
-
-
-def _why_not(version: ModelVersion) -> str:
-    state = {
-        VersionState.REJECTED: f"Version {version.number} was rejected by its validation",
-        VersionState.HELD: f"Version {version.number} is held: its validation waits for approval",
-    }.get(VersionState(version.state), f"No verdict promotes version {version.number}")
-    return f"{state}. Validate it, or give `override` with the reason why it may live without."
-
-
-def _write(session: Session, current: Deployment | None, change: DeploymentChange, version: ModelVersion) -> Released:
-    before = change.previous_version_id
-    try:
-        repository.write_pointer(session, current, change)
-    except IntegrityError as error:
-        if getattr(error.orig, "sqlstate", None) == CHECK_VIOLATION:
-            raise NotValidated(_why_not(version)) from error
-        raise GenerationMoved("Another change of the deployment came first. Look again and decide anew.") from error
-    return Released(version.number, change.generation, _number(session, before), changed=True)
-
-
-def _number(session: Session, version: uuid.UUID | None) -> int | None:
-    return None if version is None else repository.version_numbers(session, [version])[version]
+        raise NotValidated(pointer.why_not(version))
 
 
 def _dry(session: Session, change: Callable[[Session], Released]) -> Released:

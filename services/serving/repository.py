@@ -1,17 +1,18 @@
 """Serving's SQL on the registry: reading it, and moving the deployment pointer."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
-from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Version
+from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Share, Version
 from shared.errors import NotFound
 from shared.registry import tables
-from shared.registry.states import Decision
+from shared.registry.states import Decision, DeploymentAction
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion, SpecVersion, Validation
 
 # The catalogue
@@ -44,17 +45,33 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
 
 
 def _pointers(session: Session) -> dict[uuid.UUID, Pointer]:
-    live, previous = ModelVersion.__table__.alias("live"), ModelVersion.__table__.alias("previous")  # type: ignore[attr-defined]
+    live, previous, canary, shadow = (aliased(ModelVersion) for _ in range(4))
     change = DeploymentChange.__table__  # type: ignore[attr-defined]
     rows = session.execute(
-        select(col(Deployment.pipeline_id), col(Deployment.generation), live.c.number, previous.c.number)
-        .join(live, live.c.id == Deployment.live_version_id)
+        select(Deployment, col(live.number), col(previous.number), col(canary.number), col(shadow.number))
+        .join(live, col(live.id) == Deployment.live_version_id)
+        .outerjoin(canary, col(canary.id) == Deployment.canary_version_id)
+        .outerjoin(shadow, col(shadow.id) == Deployment.shadow_version_id)
         .outerjoin(
             change, (change.c.pipeline_id == Deployment.pipeline_id) & (change.c.generation == Deployment.generation)
         )
-        .outerjoin(previous, previous.c.id == change.c.previous_version_id)
+        .outerjoin(previous, col(previous.id) == change.c.previous_version_id)
     )
-    return {pipeline_id: Pointer(generation, number, before) for pipeline_id, generation, number, before in rows}
+    return {
+        row.pipeline_id: Pointer(
+            generation=row.generation,
+            live=number,
+            previous=before,
+            canary=share_of(beside, row.canary_weight),
+            shadow=share_of(behind, row.shadow_sample),
+        )
+        for row, number, before, beside, behind in rows
+    }
+
+
+def share_of(version: int | None, share: float | None) -> Share | None:
+    """What a version's number and its share, in columns that are both null or neither, mean."""
+    return None if version is None or share is None else Share(version, share)
 
 
 def _versions(
@@ -140,8 +157,8 @@ def promoting_verdict(session: Session, version: ModelVersion, validation: uuid.
     return session.scalar(query.order_by(col(Validation.id).desc()).limit(1))
 
 
-def write_pointer(session: Session, current: Deployment | None, change: DeploymentChange) -> None:
-    """Move the pointer and write the history row.
+def write_pointer(session: Session, current: Deployment | None, change: DeploymentChange) -> Deployment:
+    """Move the pointer and write the history row; the pointer as it is then.
 
     Raises:
         IntegrityError: another change came first, or the database finds no verdict.
@@ -150,12 +167,18 @@ def write_pointer(session: Session, current: Deployment | None, change: Deployme
     pointer = current or Deployment(
         pipeline_id=change.pipeline_id, generation=0, live_version_id=change.version_id, updated_at=now
     )
-    pointer.generation, pointer.live_version_id = change.generation, change.version_id
-    pointer.override, pointer.updated_at = change.override, now
+    pointer.generation, pointer.live_version_id, pointer.updated_at = change.generation, change.version_id, now
+    pointer.canary_version_id, pointer.canary_weight = change.canary_version_id, change.canary_weight
+    pointer.shadow_version_id, pointer.shadow_sample = change.shadow_version_id, change.shadow_sample
+    if change.action in (DeploymentAction.PROMOTE, DeploymentAction.ROLLBACK):
+        pointer.override = change.override
+    if change.action == DeploymentAction.CANARY or change.canary_version_id is None:
+        pointer.canary_override = None if change.canary_version_id is None else change.override
     session.add(pointer)
     session.flush()
     session.add(change)
     session.flush()
+    return pointer
 
 
 def all_changes(session: Session, pipeline: uuid.UUID) -> Sequence[DeploymentChange]:
@@ -164,9 +187,9 @@ def all_changes(session: Session, pipeline: uuid.UUID) -> Sequence[DeploymentCha
     return session.scalars(query.order_by(col(DeploymentChange.generation))).all()
 
 
-def version_numbers(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
-    """The numbers of versions by id."""
-    query = select(ModelVersion).where(col(ModelVersion.id).in_(ids))
+def version_numbers(session: Session, ids: Iterable[uuid.UUID | None]) -> dict[uuid.UUID | None, int]:
+    """The numbers of versions by id, those that are None left out."""
+    query = select(ModelVersion).where(col(ModelVersion.id).in_({id_ for id_ in ids if id_ is not None}))
     return {row.id: row.number for row in session.scalars(query)}
 
 

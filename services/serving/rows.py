@@ -110,6 +110,8 @@ class RowCodec:
         self._row = msgspec.defstruct(
             "Row", [*required, *optional], rename=names, forbid_unknown_fields=True, omit_defaults=True, gc=False
         )
+        self.fields: tuple[str, ...] = self._row.__struct_fields__
+        """How a row's values stand in it."""
         self._attributes = {name: attribute for name, (attribute, _) in fields.items()}
         self._moments = [
             self._attributes[name]
@@ -121,6 +123,8 @@ class RowCodec:
         """Names in a logged row that are no part of its instance."""
         self.ignored = reader.known - {*self._attributes, *self.not_logged}
         """Names that a row may hold although nothing is done with them."""
+        entity = self._attributes.get(spec.entity or "")
+        self._entity = None if entity is None else attrgetter(entity)
         self._decodes = decodes
         self._decoders: dict[tuple[bool, int], msgspec.json.Decoder[Any]] = {}
         self._feed = _feeds(signature, spec.time, self._attributes, self._row.__struct_fields__)
@@ -203,6 +207,11 @@ class RowCodec:
         return list(map(self._row, *values))
 
     # Using
+
+    def whom(self, row: Row) -> str:
+        """Whom a row is about: its entity where it has one, else its key."""
+        entity = None if self._entity is None else self._entity(row)
+        return str(row.key if entity is None or entity == "" else entity)
 
     def feeds(self, parts: Sequence[Sequence[Row]]) -> Feeds:
         """What the model's session takes for all rows of all parts, in order: category object [n] ('' where missing), number

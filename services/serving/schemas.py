@@ -1,12 +1,14 @@
 """What serving's API takes and gives, as documented in OpenAPI."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.serving.models.catalogue import Share
 from services.serving.models.policy import SlotState
+from shared.registry.states import DeploymentAction
 from shared.spec.types import Name, Text
 from shared.web.moments import Moment
 
@@ -103,12 +105,20 @@ class FeedbackResponse(BaseModel):
 # Admin
 
 
+class Beside(BaseModel):
+    """A version that stands beside the live one, with its share of the requests."""
+
+    version: int
+    share: float = Field(description="Above 0, at most 1.")
+
+
 class LoadedVersion(BaseModel):
     """A version that this replica holds."""
 
     version: int
     state: SlotState
     live: bool
+    canary: bool = Field(description="Answers a share of the keys here.")
     pinned: bool = Field(description="Kept because requests name it.")
     in_flight: int = Field(description="Requests it is answering now.")
     load_s: float | None = Field(description="Time it took to fetch, check, load and warm it.")
@@ -123,8 +133,12 @@ class ModelView(BaseModel):
     live_version: int | None = Field(description="The registry's pointer, as last read; null when nothing is deployed.")
     generation: int = Field(description="The pointer's generation; 0 when nothing is deployed.")
     previous_version: int | None = Field(description="What was live before.")
+    canary: Beside | None = Field(description="What answers a share of the keys in the live version's stead.")
     applied_version: int | None = Field(description="What answers on this replica.")
     applied_generation: int
+    applied_canary: Beside | None = Field(
+        description="The canary on this replica; null, too, while it cannot be loaded here: the live version answers then."
+    )
     registry_age_s: float | None = Field(description="Time since the registry was last read; large when it is away.")
     loaded: list[LoadedVersion]
 
@@ -166,6 +180,27 @@ class RollbackRequest(_Change):
     reason: Annotated[Text, Field(min_length=1)]
 
 
+class CanaryRequest(_Change):
+    """Have a version answer a share of the keys; `version` null or `weight` 0: none any more."""
+
+    version: Number | None
+    weight: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Share of the keys; needed with a version. A key that the canary has keeps it while the weight grows.",
+    )
+    reason: Text = ""
+    override: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Why this version may answer without a verdict that promotes it. Recorded with your key's name.",
+    )
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        if self.version is not None and self.weight is None:
+            raise ValueError("name the `weight` of the version: a share of the keys, from 0 to 1")
+        return self
+
+
 class ReleaseResponse(BaseModel):
     """The pointer after the change."""
 
@@ -173,7 +208,8 @@ class ReleaseResponse(BaseModel):
     live_version: int
     generation: int
     previous_version: int | None
-    changed: bool = Field(description="False when the version was live already, as after a repeated request.")
+    canary: Beside | None
+    changed: bool = Field(description="False when all was so already, as after a repeated request.")
     applied: bool = Field(
         description="Whether this replica answers with it already; if not, it follows as soon as it can."
     )
@@ -183,12 +219,18 @@ class ChangeView(BaseModel):
     """One change of the pointer."""
 
     generation: int
-    action: str
-    version: int
+    action: DeploymentAction
+    version: int = Field(description="The live version after it.")
     previous_version: int | None
+    canary: Beside | None = Field(description="The canary after it.")
     actor: str = Field(description="Name of the API key.")
     reason: str
     validation: UUID | None
     override: str | None
     effective_at: datetime | None = Field(description="In a replay: the simulated moment; else null.")
     created_at: datetime
+
+
+def beside(share: Share | None) -> Beside | None:
+    """As the API shows it."""
+    return None if share is None else Beside(version=share.version, share=share.share)

@@ -76,6 +76,15 @@ class ReleaseState(StrEnum):
     CONFLICT = "conflict"  #: the model in production changed meanwhile; must be judged again
 
 
+class DeploymentAction(StrEnum):
+    """What a change of the deployment pointer does."""
+
+    PROMOTE = "promote"  #: another version is live
+    ROLLBACK = "rollback"  #: the version that was live before is live again; its canary ends
+    CANARY = "canary"  #: a version answers a share of the requests, another share, or none any more
+    SHADOW = "shadow"  #: a version scores a share of the requests for comparison, another share, or none any more
+
+
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     CycleState: {
         CycleState.QUEUED: frozenset({CycleState.DATASET, CycleState.FAILED, CycleState.CANCELLED}),

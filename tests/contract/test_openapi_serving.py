@@ -12,7 +12,7 @@ def test_every_answer_is_documented(world: World) -> None:
     tried = fuzz(create_app(), ADMIN_KEY, known=world.known, lenient={"/feedback"})
     assert {
         "POST /predict", f"POST {M}/predict", "POST /feedback", f"GET {A}", f"GET {A}/{{p}}", f"GET {A}/{{p}}/history",
-        f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", "GET /healthz", "GET /readyz",
+        f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", f"POST {A}/{{p}}/canary", "GET /healthz", "GET /readyz",
         "GET /v2", "GET /v2/health/live", "GET /v2/health/ready", f"GET {V}", f"GET {V}/ready", f"POST {V}/infer",
         f"GET {V}/versions/{{n}}", f"GET {V}/versions/{{n}}/ready", f"POST {V}/versions/{{n}}/infer",
         f"POST {R}/index", f"POST {R}/models/{{p}}/load", f"POST {R}/models/{{p}}/unload",

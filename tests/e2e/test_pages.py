@@ -69,6 +69,11 @@ def test_the_tour_of_the_apis(stack: Stack, place: Path, own_pipeline: str) -> N
     (many,) = re.findall(r'\{"index":1,"status":"rejected","reason":"([^"]+)"\}', printed)
     assert many.startswith("label")
     history = stack.get("serving", "/admin/models/bike-demand/history")["items"]
-    assert [change["reason"] for change in history[:2]] == ["and back", "compare by hand"]
+    assert [change["reason"] for change in history[:5]] == ["seen enough", "", "", "and back", "compare by hand"]
+    assert [change["canary"] for change in history[:3]] == [
+        None,
+        {"version": 1, "share": 0.2},
+        {"version": 1, "share": 0.05},
+    ]
     short = run_blocks(stack, place, blocks("README.md", "API tour"))
     assert '"live_version":1' in short.splitlines()[-1].replace(" ", "")

@@ -26,6 +26,15 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A version that has a share of the requests."""
+
+    version: int
+    share: float
+    """Above 0, at most 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pointer:
     """The deployment pointer of one pipeline."""
 
@@ -34,6 +43,10 @@ class Pointer:
     """Number of the live version."""
     previous: int | None = None
     """Number of the version that was live before."""
+    canary: Share | None = None
+    """Answers its share in the live version's stead."""
+    shadow: Share | None = None
+    """Scores its share of what the live version answers, for comparison alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +133,25 @@ def from_document(document: Mapping[str, Any]) -> Catalogue:
 
 
 def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
-    pointer = entry["pointer"]
     return Pipeline(
         id=uuid.UUID(entry["id"]),
         name=entry["name"],
         spec_version=entry["spec_version"],
         specs={spec["number"]: spec["spec"] for spec in entry["specs"]},
         versions={version["number"]: _version(version) for version in entry["versions"]},
-        pointer=pointer and Pointer(**pointer),
+        pointer=entry["pointer"] and _pointer(entry["pointer"]),
+    )
+
+
+def _pointer(entry: Mapping[str, Any]) -> Pointer:
+    # What was saved by a release before there were canaries has none.
+    canary, shadow = entry.get("canary"), entry.get("shadow")
+    return Pointer(
+        generation=entry["generation"],
+        live=entry["live"],
+        previous=entry["previous"],
+        canary=canary and Share(**canary),
+        shadow=shadow and Share(**shadow),
     )
 
 

@@ -173,6 +173,17 @@ class Follower:
         if silent:
             raise Unavailable(f"{len(silent)} deployed model(s) are not loaded yet: {', '.join(sorted(silent)[:5])}")
 
+    def check_canaries(self) -> None:
+        """Raises Unavailable unless every canary answers here; where one does not, the live version answers in its stead."""
+        missing = []
+        for pipeline in self._catalogue.pipelines.values():
+            applied = self._slots.applied(pipeline.name)
+            wanted = None if pipeline.pointer is None else pipeline.pointer.canary
+            if wanted is not None and applied is not None and applied.canary != wanted:
+                missing.append(f"version {wanted.version} of {pipeline.name}")
+        if missing:
+            raise Unavailable(f"{len(missing)} canaries do not answer here: {', '.join(sorted(missing)[:5])}")
+
     def check_answering(self) -> None:
         """Raises Unavailable when the registry did not answer the last time, or has not for several polls."""
         if self._failing:

@@ -40,6 +40,14 @@ class Loaded:
     lane: "Lane | None" = None
     """What answers with it, made when it is first asked."""
 
+    def reads_as(self, other: "Loaded") -> bool:
+        """Whether rows that the other version read are just what this one would have read."""
+        return (
+            self.version.spec_version == other.version.spec_version
+            and self.current_spec == other.current_spec
+            and self.codec.fields == other.codec.fields
+        )
+
 
 class Loader:
     """Loads versions. Blocks; may be called from several threads."""

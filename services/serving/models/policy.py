@@ -1,11 +1,14 @@
-"""What to do next so that the wanted version answers: pure, stateless, safe to ask again at any time.
+"""What to do next so that the wanted versions answer: pure, stateless, safe to ask again at any time.
 
-Load before switch, switch before unload; the version that answers is never taken away; an older generation is never applied.
+Load before switch, switch before unload; a version that answers is never taken away; an older generation is never applied. A canary
+or a shadow that cannot be loaded here holds up nothing: the live version answers in its stead until it can.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from services.serving.models.catalogue import Share
 
 
 class SlotState(StrEnum):
@@ -40,14 +43,25 @@ class Wanted:
     live: int
     previous: int | None = None
     """What was live before: kept loaded, so that rolling back is one switch."""
+    canary: Share | None = None
+    shadow: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What answers on this replica now."""
+    """What answers on this replica now, all of it as of one generation."""
 
     generation: int
     live: int
+    canary: Share | None = None
+    """None, too, while it cannot be loaded here."""
+    shadow: Share | None = None
+    """None, too, while it is not loaded here."""
+
+    @property
+    def versions(self) -> set[int]:
+        """All that have a part in it."""
+        return {self.live, *(beside.version for beside in (self.canary, self.shadow) if beside is not None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +73,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Let a version answer, as of a generation."""
+    """Let this answer from now on."""
 
-    version: int
-    generation: int
+    applied: Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +108,37 @@ def next_actions(
         now_s: monotonic seconds.
     """
     by_version = {slot.version: slot for slot in slots}
-    kept = {*pinned, *(() if applied is None else (applied.live,))}
+    kept = {*pinned, *(() if applied is None else applied.versions)}
     if wanted is None:
         return _retire(kept, slots)
-    kept |= {wanted.live} if wanted.previous is None else {wanted.live, wanted.previous}
-    if applied is None or wanted.generation > applied.generation:
-        target = by_version.get(wanted.live)
-        if target is not None and target.state in LOADED:
-            # Nothing is retired in the same breath: the next look sees what the switch left behind.
-            return [Activate(wanted.live, wanted.generation)]
-        return _load(wanted.live, target, now_s) + _retire(kept, slots)
-    if wanted.generation < applied.generation:
+    beside = [share.version for share in (wanted.canary, wanted.shadow) if share is not None]
+    kept |= {wanted.live, *beside, *(() if wanted.previous is None else (wanted.previous,))}
+    if applied is not None and wanted.generation < applied.generation:
         return _retire(kept, slots)
-    # In place: now there is time to have the previous version at hand.
-    previous = [] if wanted.previous is None else _load(wanted.previous, by_version.get(wanted.previous), now_s)
-    return previous + _retire(kept, slots)
+    target = Applied(wanted.generation, wanted.live, _held(wanted.canary, by_version), _held(wanted.shadow, by_version))
+    if target != applied and _may_switch(wanted, applied, by_version):
+        # Nothing is retired in the same breath: the next look sees what the switch left behind.
+        return [Activate(target)]
+    # The version before is loaded last: there is time when all else is in place.
+    due = [wanted.live, *beside, *([wanted.previous] if wanted.previous is not None and target == applied else [])]
+    loads = [load for version in due for load in _load(version, by_version.get(version), now_s)]
+    return loads + _retire(kept, slots)
+
+
+def _held(share: Share | None, slots: Mapping[int, SlotView]) -> Share | None:
+    slot = None if share is None else slots.get(share.version)
+    return share if slot is not None and slot.state in LOADED else None
+
+
+def _may_switch(wanted: Wanted, applied: Applied | None, slots: Mapping[int, SlotView]) -> bool:
+    """Whether the live version can answer and, unless nothing answers yet, loading the canary has come to an end."""
+    live = slots.get(wanted.live)
+    if live is None or live.state not in LOADED:
+        return False
+    if applied is None or wanted.canary is None:
+        return True
+    canary = slots.get(wanted.canary.version)
+    return canary is not None and canary.state is not SlotState.LOADING
 
 
 def _load(version: int, slot: SlotView | None, now_s: float) -> list[Action]:

@@ -6,8 +6,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from services.serving.models.catalogue import Share
 from services.serving.models.loader import Loaded
 from services.serving.models.policy import Applied, SlotState, SlotView
+from services.serving.roles import Role
 from shared.errors import RelevoError
 
 
@@ -42,6 +44,25 @@ class Group:
     waiting: list[tuple[int, "Future[None]"]] = field(default_factory=list)
     """Who waits for a generation."""
 
+    def report(self) -> "list[SlotReport]":
+        """All slots, by version."""
+        applied = self.applied
+        canary, shadow = (applied.canary, applied.shadow) if applied else (None, None)
+        return [
+            SlotReport(
+                version=slot.version,
+                state=slot.state,
+                in_flight=slot.in_flight,
+                live=applied is not None and slot.version == applied.live,
+                canary=canary is not None and slot.version == canary.version,
+                shadow=shadow is not None and slot.version == shadow.version,
+                pinned=slot.version in self.pinned,
+                load_s=slot.loaded.load_s if slot.loaded else None,
+                error=slot.error.detail if slot.error else None,
+            )
+            for slot in sorted(self.slots.values(), key=lambda slot: slot.version)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class SlotReport:
@@ -51,6 +72,8 @@ class SlotReport:
     state: SlotState
     in_flight: int
     live: bool
+    canary: bool
+    shadow: bool
     pinned: bool
     load_s: float | None
     error: str | None
@@ -59,15 +82,24 @@ class SlotReport:
 class Lease:
     """The right to use one loaded version until the block ends."""
 
-    __slots__ = ("_release", "_slot", "generation", "loaded", "pinned")
+    __slots__ = ("_release", "_slot", "canary", "generation", "loaded", "role", "shadow")
 
     def __init__(
-        self, slot: Slot, loaded: Loaded, generation: int, pinned: bool, release: Callable[[Slot], None]
+        self,
+        slot: Slot,
+        loaded: Loaded,
+        generation: int,
+        role: Role,
+        release: Callable[[Slot], None],
     ) -> None:
         self.loaded = loaded
         self.generation = generation
         """The deployment generation under which it answers; 0 when nothing is deployed."""
-        self.pinned = pinned
+        self.role = role
+        self.canary: Share | None = None
+        """Of the live version: what may answer in its stead, as of the same generation."""
+        self.shadow: Share | None = None
+        """Of the live version: what may score for comparison, as of the same generation."""
         self._slot = slot
         self._release = release
 

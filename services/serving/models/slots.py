@@ -28,6 +28,7 @@ from services.serving.models.policy import (
     next_actions,
 )
 from services.serving.models.slot import Group, Lease, Slot, SlotReport
+from services.serving.roles import Role
 from shared.errors import RelevoError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,12 +70,24 @@ class ModelSlots:
         """The version that answers; None when none does."""
         with self._lock:
             group = self._groups.get(name)
-            if group is None or group.applied is None:
+            if group is None or (applied := group.applied) is None:
                 return None
-            slot = group.slots[group.applied.live]
+            slot = group.slots[applied.live]
             assert slot.loaded is not None
             slot.in_flight += 1
-            return Lease(slot, slot.loaded, group.applied.generation, False, self._release)
+            lease = Lease(slot, slot.loaded, applied.generation, Role.LIVE, self._release)
+            lease.canary, lease.shadow = applied.canary, applied.shadow
+            return lease
+
+    def lease_canary(self, live: Lease) -> Lease | None:
+        """The canary of the generation that a live lease is of; None when it is gone by now."""
+        with self._lock:
+            canary = live.canary
+            slot = None if canary is None else self._groups[live.loaded.pipeline_name].slots.get(canary.version)
+            if slot is None or slot.loaded is None:
+                return None
+            slot.in_flight += 1
+            return Lease(slot, slot.loaded, live.generation, Role.CANARY, self._release)
 
     def lease_pinned(self, name: str, number: int) -> Lease | None:
         """A version by number, if it is loaded; it then stays loaded as one that callers name."""
@@ -114,7 +127,7 @@ class ModelSlots:
         if slot.state is SlotState.DRAINING:
             slot.state = SlotState.READY
         slot.in_flight += 1
-        return Lease(slot, slot.loaded, group.applied.generation if group.applied else 0, True, self._release)
+        return Lease(slot, slot.loaded, group.applied.generation if group.applied else 0, Role.PINNED, self._release)
 
     def _release(self, slot: Slot) -> None:
         with self._lock:
@@ -169,7 +182,9 @@ class ModelSlots:
     def advance(self, pipeline: Pipeline) -> None:
         """Take the steps that the pipeline's pointer asks for now; what must be loaded is loaded in the background."""
         pointer = pipeline.pointer
-        wanted = None if pointer is None else Wanted(pointer.generation, pointer.live, pointer.previous)
+        wanted = None
+        if pointer is not None:
+            wanted = Wanted(pointer.generation, pointer.live, pointer.previous, pointer.canary, pointer.shadow)
         self._refit(pipeline)
         for _ in range(MAX_STEPS):
             with self._lock:
@@ -181,8 +196,8 @@ class ModelSlots:
                     match action:
                         case Load(version):
                             self.begin_load(pipeline, version)
-                        case Activate(version, generation):
-                            self._activate(pipeline, group, version, generation)
+                        case Activate(applied):
+                            self._activate(pipeline, group, applied)
                         case Drain(version):
                             group.slots[version].state = SlotState.DRAINING
                         case Unload(version):
@@ -190,7 +205,8 @@ class ModelSlots:
                             if group.slots.pop(version).loaded is not None:
                                 log.info("model version unloaded", model=pipeline.name, version=version)
             if not actions:
-                return
+                break
+        metrics.tell_missing(pipeline, group.applied)
 
     def _refit(self, pipeline: Pipeline) -> None:
         with self._lock:
@@ -203,25 +219,23 @@ class ModelSlots:
         for slot, loaded in stale:
             slot.loaded = refit(loaded, pipeline)
 
-    def _activate(self, pipeline: Pipeline, group: Group, version: int, generation: int) -> None:
-        slot = group.slots[version]
-        slot.state = SlotState.READY
-        before = group.applied
-        group.applied = Applied(generation, version)
-        name = pipeline.name
-        metrics.GENERATION.labels(name).set(generation)
-        metrics.LIVE_VERSION.labels(name).set(version)
-        metrics.TRAIN_LABEL_MEAN.labels(name).set(pipeline.version(version).train_label_mean)
-        metrics.TRAIN_END.labels(name).set(pipeline.version(version).train_end.timestamp())
-        if before is None or before.live != version:
-            metrics.SWAPS.labels(name).inc()
+    def _activate(self, pipeline: Pipeline, group: Group, applied: Applied) -> None:
+        for version in applied.versions:
+            group.slots[version].state = SlotState.READY
+        before, group.applied = group.applied, applied
+        metrics.tell_applied(pipeline, applied)
+        if before is None or before.live != applied.live:
+            metrics.SWAPS.labels(pipeline.name).inc()
         log.info(
             "model version answers now",
-            model=name,
-            version=version,
-            generation=generation,
+            model=pipeline.name,
+            version=applied.live,
+            generation=applied.generation,
             before=before and before.live,
+            canary=applied.canary and (applied.canary.version, applied.canary.share),
+            shadow=applied.shadow and (applied.shadow.version, applied.shadow.share),
         )
+        generation = applied.generation
         due = [future for wanted, future in group.waiting if wanted <= generation]
         group.waiting = [(wanted, future) for wanted, future in group.waiting if wanted > generation]
         for future in due:
@@ -248,20 +262,7 @@ class ModelSlots:
     def report(self, name: str) -> list[SlotReport]:
         """All slots of a pipeline, by version."""
         with self._lock:
-            group = self._groups.get(name) or Group()
-            live = group.applied.live if group.applied else None
-            return [
-                SlotReport(
-                    version=slot.version,
-                    state=slot.state,
-                    in_flight=slot.in_flight,
-                    live=slot.version == live,
-                    pinned=slot.version in group.pinned,
-                    load_s=slot.loaded.load_s if slot.loaded else None,
-                    error=slot.error.detail if slot.error else None,
-                )
-                for slot in sorted(group.slots.values(), key=lambda slot: slot.version)
-            ]
+            return (self._groups.get(name) or Group()).report()
 
     def held(self) -> set[tuple[str, int]]:
         """Pipeline and number of every version that is loaded, or is to be."""

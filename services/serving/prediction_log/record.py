@@ -28,10 +28,10 @@ class Logged:
     """When the request was made, Unix milliseconds: the time in its id."""
     rows: int
     document: bytes
-    """JSON: `request`, `pipeline`, `version` (hex ids), `number`, `generation`, `pinned`, `api_key`, `caller_request`,
+    """JSON: `request`, `pipeline`, `version` (hex ids), `number`, `generation`, `pinned`, `role`, `api_key`, `caller_request`,
     `latency_us`, `received` (epoch microseconds); `keys`, `times` (epoch microseconds) and `scores`, one entry a row; `available`
-    likewise, unless it is `received` for every row; `sent` (the body, whose
-    `instances` are the rows) or `rows` (the rows themselves); `not_logged`: names in a row that are no part of its instance."""
+    likewise, unless it is `received` for every row; `sent` (the body, whose `instances` are the rows) or `rows` (the rows
+    themselves); `not_logged`: names in a row that are no part of its instance."""
 
     @property
     def requested_at(self) -> datetime:

@@ -1,4 +1,4 @@
-"""/admin/models: what serves here, promote, roll back, and the story of it."""
+"""/admin/models: what serves here, promote, roll back, canary, and the story of it."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from services.serving import repository
 from services.serving.models.catalogue import Pipeline
 from services.serving.routes.state import Serving, ServingDep
 from services.serving.schemas import (
+    CanaryRequest,
     ChangeView,
     LoadedVersion,
     ModelList,
@@ -15,8 +16,10 @@ from services.serving.schemas import (
     PromoteRequest,
     ReleaseResponse,
     RollbackRequest,
+    beside,
 )
 from shared.contracts.scopes import Scope
+from shared.registry.states import DeploymentAction
 from shared.registry.tables import DeploymentChange
 from shared.spec.types import Name
 from shared.web.auth import GuardedRouter, requires
@@ -51,6 +54,12 @@ async def roll_back(p: Name, order: RollbackRequest, serving: ServingDep, caller
     return await serving.releases.roll_back(p, order, caller.name)
 
 
+@router.post("/{p}/canary", dependencies=[requires(Scope.DEPLOY)])
+async def set_canary(p: Name, order: CanaryRequest, serving: ServingDep, caller: PrincipalDep) -> ReleaseResponse:
+    """Have a version answer a share of the keys in the live version's stead, another share, or none any more; loaded first."""
+    return await serving.releases.set_canary(p, order, caller.name)
+
+
 @router.get("/{p}/history", dependencies=[requires(Scope.READ)])
 def history(
     p: Name,
@@ -66,15 +75,17 @@ def history(
     rows = session.scalars(
         newest_first(repository.changes_query(pipeline, at), DeploymentChange.generation, page)
     ).all()
-    ids = {row.version_id for row in rows} | {row.previous_version_id for row in rows if row.previous_version_id}
-    numbers = repository.version_numbers(session, ids)
+    numbers = repository.version_numbers(
+        session, (id_ for row in rows for id_ in (row.version_id, row.previous_version_id, row.canary_version_id))
+    )
 
     def show(row: DeploymentChange) -> ChangeView:
         return ChangeView(
             generation=row.generation,
-            action=row.action,
+            action=DeploymentAction(row.action),
             version=numbers[row.version_id],
-            previous_version=numbers[row.previous_version_id] if row.previous_version_id else None,
+            previous_version=numbers.get(row.previous_version_id),
+            canary=beside(repository.share_of(numbers.get(row.canary_version_id), row.canary_weight)),
             actor=row.actor,
             reason=row.reason,
             validation=row.validation_id,
@@ -95,14 +106,17 @@ def _view(serving: Serving, pipeline: Pipeline) -> ModelView:
         live_version=pointer.live if pointer else None,
         generation=pointer.generation if pointer else 0,
         previous_version=pointer.previous if pointer else None,
+        canary=beside(pointer.canary) if pointer else None,
         applied_version=applied.live if applied else None,
         applied_generation=applied.generation if applied else 0,
+        applied_canary=beside(applied.canary) if applied else None,
         registry_age_s=None if age_s is None else round(age_s, 3),
         loaded=[
             LoadedVersion(
                 version=slot.version,
                 state=slot.state,
                 live=slot.live,
+                canary=slot.canary,
                 pinned=slot.pinned,
                 in_flight=slot.in_flight,
                 load_s=slot.load_s,

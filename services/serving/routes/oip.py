@@ -31,7 +31,7 @@ from services.serving.oip.schemas import (
     VersionName,
 )
 from services.serving.predict import received_us
-from services.serving.routes.predict import json_body
+from services.serving.routes.predict import ASSIGNMENT_KEY, json_body
 from services.serving.routes.state import Serving
 from shared.contracts.scopes import Scope
 from shared.errors import Invalid, Unavailable, UnsupportedMedia
@@ -63,7 +63,8 @@ _INFER["parameters"] = [
             "0: the body is the binary data of the model's single input."
         ),
         "schema": {"type": "integer", "minimum": 0},
-    }
+    },
+    ASSIGNMENT_KEY,
 ]
 _OCTET_ANSWER: dict[str, Any] = {"content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from services.serving.assignment import HEADER
 from services.serving.routes.state import Serving
 from services.serving.schemas import ModelPredictRequest, PredictRequest, PredictResponse
 from shared.contracts.scopes import Scope
@@ -11,6 +12,18 @@ from shared.web.auth import GuardedRouter
 from shared.web.raw import Answer, Call, Waiting, raw
 
 router = GuardedRouter(tags=["predict"])
+
+
+ASSIGNMENT_KEY: dict[str, Any] = {
+    "name": HEADER.decode(),
+    "in": "header",
+    "required": False,
+    "description": (
+        "Whom the request is about, while a canary answers a share of the keys; "
+        "default: the entity, else the key, of the first instance."
+    ),
+    "schema": {"type": "string"},
+}
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -29,7 +42,7 @@ def _express(call: Call, waiting: Waiting) -> bool:
     scope=Scope.PREDICT,
     express=_express,
     response_model=PredictResponse,
-    openapi_extra=json_body(PredictRequest),
+    openapi_extra={**json_body(PredictRequest), "parameters": [ASSIGNMENT_KEY]},
 )
 async def predict(call: Call) -> Answer:
     """Score rows with the live model; each answer is logged before it leaves."""
@@ -43,7 +56,7 @@ async def predict(call: Call) -> Answer:
     scope=Scope.PREDICT,
     express=_express,
     response_model=PredictResponse,
-    openapi_extra=json_body(ModelPredictRequest),
+    openapi_extra={**json_body(ModelPredictRequest), "parameters": [ASSIGNMENT_KEY]},
 )
 async def predict_with(call: Call) -> Answer:
     """Score rows with the live model of one pipeline; each answer is logged before it leaves."""

@@ -48,6 +48,10 @@ class Serving:
         """Every deployed pipeline answers here."""
         self.follower.check_live()
 
+    def check_canaries(self) -> None:
+        """Every canary answers here."""
+        self.follower.check_canaries()
+
     def check_registry_age(self) -> None:
         """What is known of the registry is not too old to serve."""
         self.follower.check_fresh(self.settings.registry_max_age_s)

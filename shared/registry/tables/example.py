@@ -139,6 +139,8 @@ class PredictionRequest(SQLModel, table=True):
     """The deployment generation that answered."""
     pinned: bool = False
     """The caller named the version: kept out of datasets and live monitoring."""
+    role: str = Field(default="live", sa_column_kwargs={"server_default": "live"})
+    """As what the version answered: live, canary (in the live one's stead, as good as live) or pinned."""
     keys: list[str] = Field(sa_type=ARRAY(Text))
     event_times: list[datetime] = Field(sa_type=ARRAY(UtcTime))
     available_ats: list[datetime] = Field(sa_type=ARRAY(UtcTime))

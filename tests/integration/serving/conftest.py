@@ -23,7 +23,7 @@ DEADLINE_S = 30.0
 
 
 LOGGED = """
-select pipeline_id, request_id, row_index, seq, requested_at, version_id, version_number, generation, pinned, key, event_time,
+select pipeline_id, request_id, row_index, seq, requested_at, version_id, version_number, generation, pinned, role, key, event_time,
        available_at, score, instance
 from predictions order by request_id, row_index
 """
@@ -83,6 +83,10 @@ class Replica:
     async def roll_back(self, model: str = "delays", **fields: Any) -> httpx.Response:
         """POST .../rollback."""
         return await self.client.post(f"/admin/models/{model}/rollback", json={"reason": "test", **fields})
+
+    async def canary(self, version: int | None, model: str = "delays", **fields: Any) -> httpx.Response:
+        """POST .../canary."""
+        return await self.client.post(f"/admin/models/{model}/canary", json={"version": version, **fields})
 
     def logged(self) -> list[Any]:
         """All predictions in the registry, oldest first."""

@@ -23,9 +23,10 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     registry.pipeline()
     registry.version(tiny_model(0.25, weight=0.5))
     assert (await replica.promote(1)).json() == {
-        "model": "delays", "live_version": 1, "generation": 1, "previous_version": None, "changed": True, "applied": True,
+        "model": "delays", "live_version": 1, "generation": 1, "previous_version": None, "canary": None,
+        "changed": True, "applied": True,
     }  # fmt: skip
-    before = sample("relevo_serving_predictions_total", model="delays", version="1", pinned="false")
+    before = sample("relevo_serving_predictions_total", model="delays", version="1", role="live")
 
     answer = await replica.predict(
         flight(1, note="window", available_at="2013-06-02T10:00:00Z"),
@@ -51,7 +52,7 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     assert rows[0].event_time == datetime(2013, 6, 2, 16, tzinfo=UTC)
     assert rows[0].available_at == datetime(2013, 6, 2, 10, tzinfo=UTC)
     assert rows[1].available_at == rows[1].requested_at
-    assert sample("relevo_serving_predictions_total", model="delays", version="1", pinned="false") == before + 3
+    assert sample("relevo_serving_predictions_total", model="delays", version="1", role="live") == before + 3
 
 
 async def test_versions_that_were_let_go_leave_the_metrics(registry: Registry, replica: Replica) -> None:
@@ -72,7 +73,7 @@ async def test_versions_that_were_let_go_leave_the_metrics(registry: Registry, r
 
 
 def counted(series: str, version: int) -> float | None:
-    return REGISTRY.get_sample_value(series, {"model": "delays", "version": str(version), "pinned": "false"})
+    return REGISTRY.get_sample_value(series, {"model": "delays", "version": str(version), "role": "live"})
 
 
 async def test_a_key_with_the_predict_scope_is_enough(registry: Registry, replica: Replica) -> None:

@@ -4,9 +4,11 @@ import uuid
 
 import pytest
 
-from services.serving.releases import PROMOTE, ROLLBACK, rollback_target
+from services.serving.releases import rollback_target
+from shared.registry.states import DeploymentAction
 from shared.registry.tables import DeploymentChange
 
+PROMOTE, ROLLBACK, CANARY = DeploymentAction.PROMOTE, DeploymentAction.ROLLBACK, DeploymentAction.CANARY
 IDS = {number: uuid.UUID(int=number) for number in range(10)}
 
 
@@ -30,6 +32,8 @@ def history(*changes: tuple[str, int]) -> list[DeploymentChange]:
         ([(PROMOTE, 1), (PROMOTE, 2), (ROLLBACK, 1), (PROMOTE, 3)], 1),
         ([(PROMOTE, 1), (PROMOTE, 2), (PROMOTE, 1)], 2),
         ([(PROMOTE, 1), (PROMOTE, 2), (PROMOTE, 1), (ROLLBACK, 2)], 1),
+        ([(PROMOTE, 1), (PROMOTE, 2), (CANARY, 2), (CANARY, 2)], 1),
+        ([(PROMOTE, 1), (PROMOTE, 2), (PROMOTE, 3), (ROLLBACK, 2), (CANARY, 2)], 1),
     ],
 )
 def test_the_version_before(changes: list[tuple[str, int]], target: int | None) -> None:

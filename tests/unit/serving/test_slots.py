@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.serving.errors import NotLoadable
 from services.serving.models import state_file
-from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Version, from_document, to_document
+from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Share, Version, from_document, to_document
 from services.serving.models.loader import Loaded, Loader
 from services.serving.models.policy import Applied, SlotState
 from services.serving.models.slots import ModelSlots
+from services.serving.roles import Role
 from shared.artifacts import open_store
 from shared.errors import NotFound
 from tests.unit.serving.tiny_model import SIGNATURE, SPEC, tiny_model
@@ -49,9 +51,9 @@ class Harness:
         assert self.go.wait(DEADLINE_S)
         return self.loader.load(pipeline, number)
 
-    def point(self, generation: int, live: int, previous: int | None = None) -> None:
+    def point(self, generation: int, live: int, previous: int | None = None, canary: Share | None = None) -> None:
         """Move the pointer and let everything settle."""
-        self.pipeline = replace(self.pipeline, pointer=Pointer(generation, live, previous))
+        self.pipeline = replace(self.pipeline, pointer=Pointer(generation, live, previous, canary))
         self.settle()
 
     def settle(self) -> None:
@@ -79,7 +81,7 @@ def test_the_first_version_answers_once_it_is_loaded(harness: Harness) -> None:
     assert harness.slots.lease_live("delays") is None
     harness.point(1, 1)
     with harness.slots.lease_live("delays") as lease:  # type: ignore[union-attr]
-        assert (lease.loaded.version.number, lease.generation, lease.pinned) == (1, 1, False)
+        assert (lease.loaded.version.number, lease.generation, lease.role) == (1, 1, Role.LIVE)
 
 
 def test_a_request_finishes_on_the_version_it_began_with(harness: Harness) -> None:
@@ -154,7 +156,7 @@ def test_named_versions_stay_until_others_are_named(harness: Harness) -> None:
     lease = harness.slots.lease_pinned("delays", 4)
     assert lease is not None
     with lease:
-        assert lease.pinned
+        assert lease.role is Role.PINNED
     harness.settle()
     assert harness.versions() == {1: SlotState.READY, 2: SlotState.DRAINING, 4: SlotState.READY}
 
@@ -169,8 +171,44 @@ def test_whoever_waits_for_a_generation_is_told(harness: Harness) -> None:
     assert harness.slots.when_applied("delays", 1).done()
 
 
+def test_live_and_canary_are_of_one_generation(harness: Harness) -> None:
+    harness.point(1, 1)
+    harness.point(2, 1, canary=Share(2, 0.25))
+    live = harness.slots.lease_live("delays")
+    assert live is not None
+    assert (live.role, live.canary) == (Role.LIVE, Share(2, 0.25))
+    with live, harness.slots.lease_canary(live) as canary:  # type: ignore[union-attr]
+        assert (canary.loaded.version.number, canary.generation, canary.role) == (2, 2, Role.CANARY)
+        harness.point(3, 1, canary=Share(4, 0.5))
+        assert harness.versions()[2] is SlotState.DRAINING, "ended, and finishing what it began"
+    harness.settle()
+    assert harness.versions() == {1: SlotState.READY, 4: SlotState.READY}
+    assert harness.slots.lease_canary(live) is None, "gone: the live version answers"
+    metric = REGISTRY.get_sample_value("relevo_serving_canary_weight", {"model": "delays"})
+    assert metric == 0.5
+
+
+def test_a_canary_that_cannot_be_loaded_leaves_the_live_version_alone(harness: Harness) -> None:
+    harness.point(1, 1)
+    harness.point(2, 1, canary=Share(3, 0.25))
+    assert harness.slots.applied("delays") == Applied(2, 1)
+    assert REGISTRY.get_sample_value("relevo_serving_canary_missing", {"model": "delays"}) == 1
+    harness.point(3, 1, canary=Share(4, 0.25))
+    assert harness.slots.applied("delays") == Applied(3, 1, Share(4, 0.25))
+    assert REGISTRY.get_sample_value("relevo_serving_canary_missing", {"model": "delays"}) == 0
+
+
+def test_what_was_saved_before_there_were_canaries_is_read(harness: Harness) -> None:
+    document = to_document(Catalogue({"delays": replace(harness.pipeline, pointer=Pointer(3, 2, 1))}))
+    for beside in ("canary", "shadow"):
+        del document["pipelines"][0]["pointer"][beside]
+    assert from_document(document).pipelines["delays"].pointer == Pointer(3, 2, 1)
+
+
 def test_the_catalogue_survives_a_restart(harness: Harness, tmp_path: Path) -> None:
-    catalogue = Catalogue({"delays": replace(harness.pipeline, pointer=Pointer(3, 2, 1))})
+    catalogue = Catalogue(
+        {"delays": replace(harness.pipeline, pointer=Pointer(3, 2, 1, Share(4, 0.25), Share(1, 1.0)))}
+    )
     read_at = datetime(2013, 6, 1, tzinfo=UTC)
     state_file.save(tmp_path, catalogue, read_at)
     assert state_file.load(tmp_path) == (catalogue, read_at)

@@ -78,6 +78,66 @@ def test_the_newest_verdict_of_a_version_counts(rows: Rows, pipeline: uuid.UUID)
     deploy(rows, pipeline, version, 5)
 
 
+def with_canary(rows: Rows, pipeline: uuid.UUID, **values: Any) -> None:
+    with rows.sessions.begin() as session:
+        row = session.get_one(Deployment, pipeline)
+        row.generation += 1
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def test_a_canary_needs_what_a_live_version_needs(rows: Rows, pipeline: uuid.UUID) -> None:
+    live, canary, other = (rows.version(pipeline) for _ in range(3))
+    judged = {"state": ValidationState.PASSED}
+    rows.validation(pipeline, live, **judged, decision=Decision.PROMOTE, finished_at=AS_OF)
+    deploy(rows, pipeline, live, 1)
+    share = {"canary_version_id": canary, "canary_weight": 0.25}
+    with pytest.raises(IntegrityError, match=f"canary {canary} has no verdict"):
+        with_canary(rows, pipeline, **share)
+    with_canary(rows, pipeline, **share, canary_override="ana: one plane, one day")
+    with_canary(rows, pipeline, canary_weight=0.5)
+    with pytest.raises(IntegrityError, match="no verdict"):
+        with_canary(rows, pipeline, canary_override=None)
+    with pytest.raises(IntegrityError, match="no verdict"):
+        with_canary(rows, pipeline, canary_version_id=other, canary_override="")
+    rows.validation(pipeline, canary, **judged, decision=Decision.PROMOTE, finished_at=AS_OF)
+    with_canary(rows, pipeline, canary_override=None)
+    # Rejected since, neither of the two may gain anything; what it has may shrink and end.
+    for version in (live, canary):
+        rows.validation(pipeline, version, **judged, decision=Decision.REJECT, finished_at=AS_OF + timedelta(days=1))
+    with pytest.raises(IntegrityError, match="no verdict"):
+        with_canary(rows, pipeline, canary_weight=0.75)
+    with_canary(rows, pipeline, canary_weight=0.125)
+    with pytest.raises(IntegrityError, match="no verdict"):
+        deploy(rows, pipeline, canary, rows.get(Deployment, pipeline).generation + 1)
+    with_canary(rows, pipeline, shadow_version_id=other, shadow_sample=1.0)
+    with_canary(rows, pipeline, canary_version_id=None, canary_weight=None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"canary_weight": 0.5},
+        {"canary_version_id": "other"},
+        {"canary_version_id": "other", "canary_weight": 0.0},
+        {"canary_version_id": "other", "canary_weight": 1.5},
+        {"canary_version_id": "live", "canary_weight": 0.5},
+        {"shadow_version_id": "other"},
+        {"shadow_version_id": "other", "shadow_sample": -0.5},
+        {"shadow_version_id": "live", "shadow_sample": 0.5},
+    ],
+)
+def test_a_version_beside_the_live_one_is_another_and_has_a_share(
+    rows: Rows, pipeline: uuid.UUID, values: dict[str, Any]
+) -> None:
+    versions = {name: rows.version(pipeline) for name in ("live", "other")}
+    for version in versions.values():
+        rows.validation(pipeline, version, state=ValidationState.PASSED, decision=Decision.PROMOTE)
+    deploy(rows, pipeline, versions["live"], 1)
+    with pytest.raises(IntegrityError, match="deployments_"):
+        with_canary(rows, pipeline, **{name: versions.get(value, value) for name, value in values.items()})
+
+
 def test_a_generation_only_grows(rows: Rows, pipeline: uuid.UUID) -> None:
     version = rows.version(pipeline)
     rows.validation(pipeline, version, state=ValidationState.PASSED, decision=Decision.PROMOTE)

@@ -27,7 +27,9 @@ def pipeline(*versions: Version, live: int | None = None) -> Pipeline:
 
 
 def slot(number: int, state: SlotState, error: str | None = None) -> SlotReport:
-    return SlotReport(number, state, in_flight=0, live=False, pinned=False, load_s=None, error=error)
+    return SlotReport(
+        number, state, in_flight=0, live=False, canary=False, shadow=False, pinned=False, load_s=None, error=error
+    )
 
 
 def test_a_vector_has_its_length_and_a_signature_that_nobody_knows_is_no_answer() -> None:
