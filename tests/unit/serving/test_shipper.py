@@ -73,7 +73,7 @@ class Running:
         self.reports: list[Progress] = []
         self._stopping = threading.Event()
         shipper = Shipper(root, self.folder, table, self._hear, sealed_below=self.spool.sealed_below, interval_s=0.01)
-        self._thread = threading.Thread(target=shipper.run, args=[self._stopping, DEADLINE_S])
+        self._thread = threading.Thread(target=shipper.run, args=[self._stopping, DEADLINE_S], daemon=True)
         if begin:
             self.begin()
 

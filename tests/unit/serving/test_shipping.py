@@ -144,9 +144,12 @@ def test_the_real_process_ends_by_its_stdin(tmp_path: Path, said: bytes, status:
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, "DATABASE_URL": "postgresql://127.0.0.1:1"},
     )  # fmt: skip
     with process:
-        assert process.stdin is not None
-        process.stdin.write(said)
-        process.stdin.flush()
-        if not said:
-            process.stdin.close()
-        assert process.wait(DEADLINE_S) == status
+        try:
+            assert process.stdin is not None
+            process.stdin.write(said)
+            process.stdin.flush()
+            if not said:
+                process.stdin.close()
+            assert process.wait(DEADLINE_S) == status
+        finally:
+            process.kill()
