@@ -19,13 +19,15 @@ from services.serving.models.listener import Listener
 from services.serving.models.loader import Loader
 from services.serving.models.slots import ModelSlots
 from services.serving.oip import errors as oip_errors
+from services.serving.postprocessing.changes import PostprocessingChanges
+from services.serving.postprocessing.current import Configurations
 from services.serving.predict import Predictor
 from services.serving.prediction_log.folder import claim
 from services.serving.prediction_log.shipping import Shipping
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.sync import Syncer
 from services.serving.releases import Releases
-from services.serving.routes import admin, feedback, oip, predict
+from services.serving.routes import admin, feedback, oip, postprocessing, predict, rank
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
 from services.serving.transactions import Transactions
@@ -76,7 +78,15 @@ def create_app(
         description=DESCRIPTION,
         settings=common,
         sessions=sessions,
-        routers=[predict.router, feedback.router, admin.router, oip.router, oip.public],
+        routers=[
+            predict.router,
+            rank.router,
+            feedback.router,
+            admin.router,
+            postprocessing.router,
+            oip.router,
+            oip.public,
+        ],
         checks={
             "accepting": drain.check,
             "log": lambda: serving().check_log(),
@@ -125,17 +135,19 @@ async def _replica(
         interval_s=settings.ship_s,
         flush_s=settings.flush_s,
     )
+    configurations = Configurations()
     follower = Follower(
         partial(_read_catalogue, sessions),
         slots,
         folder.path,
         poll_s=settings.poll_s,
         saved=lambda: loader.forget_others(slots.digests()),
+        prepare=configurations.follow,
     )
     listener = Listener(_plain_url(common.sqlalchemy_url), follower.wake)
     transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
     ids = PredictionIds(common.prediction_secret.get_secret_value())
-    predictor = Predictor(follower, slots, spool, ids, settings)
+    predictor = Predictor(follower, slots, spool, ids, configurations=configurations, settings=settings)
     app.state.serving = Serving(
         settings=settings,
         follower=follower,
@@ -144,6 +156,8 @@ async def _replica(
         predictor=predictor,
         transactions=transactions,
         releases=Releases(transactions, slots, follower, settings),
+        configurations=configurations,
+        postprocessing=PostprocessingChanges(transactions, configurations, follower, settings),
         ids=ids,
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)

@@ -3,6 +3,7 @@
 RelevoError
 ├── Conflict
 │   ├── GenerationMoved     409  the pointer changed since the caller looked
+│   ├── StagesMoved         409  the stages changed since the caller looked
 │   ├── NotValidated        409  no verdict promotes the version, and no override was given
 │   ├── NothingDeployed     409  no version is live, so that none can stand beside it
 │   ├── NotLoadable         409  the version's artifact cannot serve on this replica
@@ -19,6 +20,12 @@ class GenerationMoved(Conflict):
     """The deployment pointer changed since the caller looked."""
 
     slug = "generation-moved"
+
+
+class StagesMoved(Conflict):
+    """The post-processing stages changed since the caller looked."""
+
+    slug = "stages-moved"
 
 
 class NotValidated(Conflict):

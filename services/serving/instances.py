@@ -33,31 +33,40 @@ def read_envelope(document: object, *, max_instances: int, names_model: bool) ->
         Invalid: lists what is wrong.
     """
     if type(document) is not dict:
-        raise Invalid('The body must be an object: {"instances": [{...}]}.', errors=[_error([], "must be an object")])
+        raise Invalid(
+            'The body must be an object: {"instances": [{...}]}.', errors=[wrong_field([], "must be an object")]
+        )
     errors: list[FieldError] = []
     instances = document.get("instances")
     if type(instances) is not list:
-        errors.append(_error(["instances"], "must be a list of objects" if "instances" in document else "is required"))
+        errors.append(
+            wrong_field(["instances"], "must be a list of objects" if "instances" in document else "is required")
+        )
     elif not 1 <= len(instances) <= max_instances:
-        errors.append(_error(["instances"], f"must hold 1 to {max_instances} instances"))
+        errors.append(wrong_field(["instances"], f"must hold 1 to {max_instances} instances"))
     model = document.get("model")
     if "model" in document and not names_model:
-        errors.append(_error(["model"], "is named by the path; leave it out"))
+        errors.append(wrong_field(["model"], "is named by the path; leave it out"))
     elif model is not None and type(model) is not str:
-        errors.append(_error(["model"], "must be the name of a pipeline"))
+        errors.append(wrong_field(["model"], "must be the name of a pipeline"))
     version = document.get("version")
     if version is not None and not (type(version) is int and 1 <= version <= MAX_VERSION):
-        errors.append(_error(["version"], "must be the number of a version, from 1"))
+        errors.append(wrong_field(["version"], "must be the number of a version, from 1"))
     unknown = sorted(map(str, document.keys() - {"instances", "model", "version"}))
-    errors += [_error([name[:64]], "is no field of a prediction request") for name in unknown[:MAX_ERRORS]]
+    errors += [wrong_field([name[:64]], "is no field of a prediction request") for name in unknown[:MAX_ERRORS]]
     if errors:
-        raise _invalid("The request", errors)
+        raise refused("The request", errors)
     assert type(instances) is list
     return Envelope(instances, model, version)
 
 
-def read_rows(reader: InstanceReader, instances: list[Any], received_at: datetime) -> list[Instance]:
+def read_rows(
+    reader: InstanceReader, instances: list[Any], received_at: datetime, *, name: str = "instances"
+) -> list[Instance]:
     """All rows, or none.
+
+    Args:
+        name: what the request calls them.
 
     Raises:
         Invalid: lists what is wrong with which row, up to `MAX_ERRORS`.
@@ -68,19 +77,21 @@ def read_rows(reader: InstanceReader, instances: list[Any], received_at: datetim
         try:
             rows.append(reader.read(instance, received_at=received_at))
         except RowProblem as problem:
-            errors += [_error(["instances", index, *error["loc"]], error["msg"]) for error in problem.errors]
+            errors += [wrong_field([name, index, *error["loc"]], error["msg"]) for error in problem.errors]
             if len(errors) >= MAX_ERRORS:
                 break
     if errors:
-        raise _invalid("Nothing was predicted", errors[:MAX_ERRORS])
+        raise refused("Nothing was predicted", errors[:MAX_ERRORS])
     return rows
 
 
-def _error(loc: list[str | int], msg: str) -> FieldError:
+def wrong_field(loc: list[str | int], msg: str) -> FieldError:
+    """One wrong field of a body."""
     return {"loc": ["body", *loc], "msg": msg}
 
 
-def _invalid(what: str, errors: list[FieldError]) -> Invalid:
+def refused(what: str, errors: list[FieldError]) -> Invalid:
+    """The error that lists wrong fields; there is at least one."""
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Invalid(
         f"{what}: {'.'.join(map(str, errors[0]['loc'][1:])) or 'the body'} {errors[0]['msg']}{more}.", errors=errors

@@ -15,7 +15,10 @@ from services.serving.config import ServingSettings
 from services.serving.errors import LogFull, LogUnwritable
 from services.serving.instances import MAX_ERRORS
 from services.serving.models.loader import Loaded
+from services.serving.models.model import Feeds
 from services.serving.models.slots import Lease
+from services.serving.postprocessing.answers import Processed, Ranking, Scores, process
+from services.serving.postprocessing.current import Current
 from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
 from services.serving.roles import Role
@@ -44,6 +47,8 @@ class Job:
     began_s: float
     write: Write | None = None
     """Makes the answer when it is not that of `/predict`."""
+    ranking: Ranking | None = None
+    """Asks for a list instead of single scores."""
     size: int = field(init=False)
     """Rows."""
 
@@ -79,20 +84,32 @@ class _Record(msgspec.Struct, gc=False, omit_defaults=True):
     available: list[int] | None = None
     sent: msgspec.Raw | None = None
     rows: list[Row] | None = None
+    final_scores: list[float | None] | None = None
+    stages_number: int | None = None
+    stages_spec: int | None = None
+    removals: int | None = None
 
 
 class Lane:
     """Scores, answers and logs the requests to one loaded version."""
 
     def __init__(
-        self, loaded: Loaded, ids: PredictionIds, spool: Spool, pool: Executor, settings: ServingSettings
+        self,
+        loaded: Loaded,
+        ids: PredictionIds,
+        spool: Spool,
+        pool: Executor,
+        *,
+        current: Current,
+        settings: ServingSettings,
     ) -> None:
         self._loaded = loaded
         self._name = loaded.pipeline_name
         self._ids = ids
         self._spool = spool
+        self._current = current
         self._strict = settings.log_strict
-        self._answer_head = b'{"model":%b,"model_version":%d,"predictions":' % (
+        self._answer_head = b'{"model":%b,"model_version":%d,' % (
             to_json(self._name),
             loaded.version.number,
         )
@@ -115,7 +132,8 @@ class Lane:
 
     def _score(self, jobs: Sequence[Job]) -> Sequence[Scored | Exception]:
         try:
-            scores = self._loaded.model.score(self._loaded.codec.feeds([job.rows for job in jobs]))
+            feeds = self._loaded.codec.feeds([job.rows for job in jobs])
+            scores = self._loaded.model.score(feeds)
         except Exception:
             if len(jobs) == 1:
                 raise
@@ -125,10 +143,11 @@ class Lane:
         start = 0
         for job in jobs:
             part = values[start : start + job.size]
-            start += job.size
             total = sum(part)
             # A sum of float32 values is finite exactly when all of them are.
-            outcomes.append(self._scored(job, part, total) if math.isfinite(total) else self._not_finite(part))
+            finite = math.isfinite(total)
+            outcomes.append(self._scored(job, part, total, feeds, start) if finite else self._not_finite(job, part))
+            start += job.size
         return outcomes
 
     def _alone(self, job: Job) -> Scored | Exception:
@@ -137,7 +156,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - this job's own outcome
             return error
 
-    def _scored(self, job: Job, scores: list[float], total: float) -> Scored | TooLarge:
+    def _scored(self, job: Job, scores: list[float], total: float, feeds: Feeds, start: int) -> Scored | TooLarge:
         rows, call = job.rows, job.call
         request = f"{call.id:032x}"
         keys = list(map(KEY_OF, rows))
@@ -158,13 +177,24 @@ class Lane:
             sent=None if job.sent is None else msgspec.Raw(job.sent),
             rows=rows if job.sent is None else None,
         )
+        processed: Processed | None = None
+        configuration = self._current.single if job.ranking is None else self._current.all
+        if configuration is not None:
+            processed = process(
+                configuration, Scores(self._loaded.codec, rows, keys, ids, scores, feeds, start), job.ranking
+            )
+            under = processed.under
+            logged.final_scores = processed.final
+            logged.stages_number, logged.stages_spec, logged.removals = under.number, under.spec_version, under.removals
         document = b"%b,%b" % (self._record_head(job), to_json(logged)[1:])
         if len(document) > record.MAX_DOCUMENT_BYTES:
             return _too_large(len(rows), len(document))
         if job.write is not None:
-            answer = job.write(ids, scores)
+            answer = job.write(ids, scores if processed is None else processed.floats())
+        elif processed is not None:
+            answer = self._answer_head + processed.body
         else:
-            answer = b"%b%b}" % (self._answer_head, to_json(list(map(_Prediction, ids, keys, scores))))
+            answer = b'%b"predictions":%b}' % (self._answer_head, to_json(list(map(_Prediction, ids, keys, scores))))
         return Scored(answer, record.encode(call.id >> 80, len(rows), document), total)
 
     def _record_head(self, job: Job) -> bytes:
@@ -189,13 +219,13 @@ class Lane:
             )[:-1]
         return head
 
-    def _not_finite(self, scores: list[float]) -> Invalid:
+    def _not_finite(self, job: Job, scores: list[float]) -> Invalid:
         bad = [index for index, score in enumerate(scores) if not math.isfinite(score)]
         number = self._loaded.version.number
         metrics.NOT_FINITE.labels(self._name, str(number)).inc(len(bad))
         log.error("the model gives scores that are not finite", model=self._name, version=number, rows=len(bad))
         errors: list[FieldError] = [
-            {"loc": ["body", "instances", index], "msg": f"version {number} gives no finite score for this row"}
+            {"loc": ["body", *_place(job, index)], "msg": f"version {number} gives no finite score for this row"}
             for index in bad[:MAX_ERRORS]
         ]
         return Invalid(
@@ -239,3 +269,8 @@ def _too_large(rows: int, size: int) -> TooLarge:
     return TooLarge(
         f"Nothing was predicted: the log record of the {rows} instance(s) has {size} bytes, and the registry takes {most}. {cure}"
     )
+
+
+def _place(job: Job, index: int) -> tuple[str, int]:
+    """Where in the request a row stood."""
+    return ("instances", index) if job.ranking is None else ("candidates", job.ranking.places[index])

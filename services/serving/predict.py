@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from services.serving import assignment, metrics
+from services.serving.candidates import by_key, read_list_request
 from services.serving.config import ServingSettings
 from services.serving.instances import MAX_ERRORS, read_envelope
 from services.serving.lane import Job, Lane, Scored, Write
@@ -15,6 +16,8 @@ from services.serving.models.catalogue import Pipeline
 from services.serving.models.follower import Follower
 from services.serving.models.loader import Loaded
 from services.serving.models.slots import Lease, ModelSlots
+from services.serving.postprocessing.answers import Ranking
+from services.serving.postprocessing.current import Configurations
 from services.serving.prediction_log.spool import Spool
 from services.serving.rows import Asked, Row
 from shared.contracts.scopes import Scope
@@ -44,12 +47,20 @@ class Predictor:
     """Answers prediction requests. Its coroutines belong to one event loop."""
 
     def __init__(
-        self, follower: Follower, slots: ModelSlots, spool: Spool, ids: PredictionIds, settings: ServingSettings
+        self,
+        follower: Follower,
+        slots: ModelSlots,
+        spool: Spool,
+        ids: PredictionIds,
+        *,
+        configurations: Configurations,
+        settings: ServingSettings,
     ) -> None:
         self._follower = follower
         self._slots = slots
         self._spool = spool
         self._ids = ids
+        self._configurations = configurations
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score")
         self._waiting = 0
@@ -111,20 +122,52 @@ class Predictor:
         if version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
         large = len(call.body) > INLINE_BODY_BYTES
+        pipeline = self._choose(model, version, call.caller)
+        (rows, write), lease = await self._lease_and_read(call, pipeline, version, read, large=large)
+        with lease:
+            return (await self._lane(lease.loaded).batcher.submit(Job(rows, None, call, lease, began_s, write))).answer
 
-        async def read_for(loaded: Loaded) -> tuple[list[Row], Write]:
+    async def rank(self, call: Call, model: str) -> Answer:
+        """Answer one request for a list; as `predict` in all else."""
+        began_s = time.perf_counter()
+        large, most = len(call.body) > INLINE_BODY_BYTES, self._settings.max_instances
+        asked = await self._aside(read_list_request, call.body, most) if large else read_list_request(call.body, most)
+        if asked.version is not None:
+            call.caller.require(Scope.PREDICT_VERSION)
+
+        def read(loaded: Loaded) -> tuple[list[Row], Ranking]:
+            rows = loaded.codec.read(asked.candidates, from_epoch_us(received_us(call)), name="candidates")
+            return by_key(rows, asked)
+
+        pipeline = self._choose(model, asked.version, call.caller)
+        (rows, ranking), lease = await self._lease_and_read(call, pipeline, asked.version, read, large=large)
+        with lease:
+            job = Job(rows, None, call, lease, began_s, ranking=ranking)
+            return (await self._lane(lease.loaded).batcher.submit(job)).answer
+
+    async def _lease_and_read(
+        self,
+        call: Call,
+        pipeline: Pipeline,
+        version: int | None,
+        read: Callable[[Loaded], tuple[list[Row], T]],
+        *,
+        large: bool,
+    ) -> tuple[tuple[list[Row], T], Lease]:
+        """What is read for the version that answers, and its lease."""
+
+        async def read_for(loaded: Loaded) -> tuple[list[Row], T]:
             return await self._aside(read, loaded) if large else read(loaded)
 
-        lease = await self._lease(self._choose(model, version, call.caller), version)
+        lease = await self._lease(pipeline, version)
         try:
-            rows, write = await read_for(lease.loaded)
+            found = await read_for(lease.loaded)
         except BaseException:
             lease.release()
             raise
-        if lease.canary is not None:
-            (rows, write), lease = await self._by_canary(call, lease, rows, read_for) or ((rows, write), lease)
-        with lease:
-            return (await self._lane(lease.loaded).batcher.submit(Job(rows, None, call, lease, began_s, write))).answer
+        if lease.canary is None:
+            return found, lease
+        return await self._by_canary(call, lease, found[0], read_for) or (found, lease)
 
     def _read_at_once(self, call: Call, model: str | None) -> tuple[Asked, Lease] | None:
         """For a good request to a live version; None for any other, which is then read carefully."""
@@ -247,7 +290,10 @@ class Predictor:
     def _lane(self, loaded: Loaded) -> Lane:
         lane = loaded.lane
         if lane is None:
-            lane = loaded.lane = Lane(loaded, self._ids, self._spool, self._pool, self._settings)
+            current = self._configurations.of(loaded.pipeline_name)
+            lane = loaded.lane = Lane(
+                loaded, self._ids, self._spool, self._pool, current=current, settings=self._settings
+            )
         return lane
 
     async def _aside(self, call: Callable[..., T], *arguments: Any) -> T:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Share, Version
+from services.serving.postprocessing.repository import Newest
 from shared.errors import NotFound
 from shared.registry import tables
 from shared.registry.states import Decision, DeploymentAction
@@ -27,7 +28,7 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
         select(col(ModelVersion.pipeline_id), col(ModelVersion.number), col(ModelVersion.state))
     ):
         states.setdefault(pipeline_id, {})[number] = state
-    pointers = _pointers(session)
+    pointers, newest = _pointers(session), Newest(session)
     pipelines = {}
     for row in session.scalars(select(tables.Pipeline)):
         old = before.get(row.id)
@@ -40,6 +41,8 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
             specs=_specs(session, row.id, wanted, old.specs if old else {}),
             versions=versions,
             pointer=pointers.get(row.id),
+            stages_order=newest.stages_order(row.id, old),
+            removals=newest.removals(row.id, old),
         )
     return Catalogue(pipelines)
 

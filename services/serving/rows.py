@@ -177,13 +177,16 @@ class RowCodec:
             found = self._decoders[(names_model, max_instances)] = msgspec.json.Decoder(request)
         return found
 
-    def read(self, instances: list[Any], received_at: datetime) -> list[Row]:
+    def read(self, instances: list[Any], received_at: datetime, *, name: str = "instances") -> list[Row]:
         """The rows of parsed instances, read carefully.
+
+        Args:
+            name: what the request calls them.
 
         Raises:
             Invalid: lists what is wrong with which row.
         """
-        return [self._row_of(instance) for instance in read_rows(self._reader, instances, received_at)]
+        return [self._row_of(instance) for instance in read_rows(self._reader, instances, received_at, name=name)]
 
     def _row_of(self, instance: Instance) -> Row:
         given = {self._attributes[name]: value for name, value in instance.payload.items()}
@@ -212,6 +215,13 @@ class RowCodec:
         """Whom a row is about: its entity where it has one, else its key."""
         entity = None if self._entity is None else self._entity(row)
         return str(row.key if entity is None or entity == "" else entity)
+
+    def getter(self, name: str) -> Callable[[Row], Any] | None:
+        """What takes a field's value out of a row: as `of_columns` puts it in, the key a text, the time epoch microseconds. None
+        when rows of this version do not have the field.
+        """
+        attribute = {self.spec.key: KEY, self.spec.time: TIME}.get(name) or self._attributes.get(name)
+        return None if attribute is None else attrgetter(attribute)
 
     def feeds(self, parts: Sequence[Sequence[Row]]) -> Feeds:
         """What the model's session takes for all rows of all parts, in order: category object [n] ('' where missing), number

@@ -50,7 +50,29 @@ class Prediction(BaseModel):
 
     prediction_id: str = Field(description="Send it back with the truth, to /feedback.", min_length=54, max_length=54)
     key: str = Field(description="The instance's key.")
-    score: float = Field(description="binary: the probability of a 1; regression: the predicted value.")
+    score: float | None = Field(
+        description=(
+            "binary: the probability of a 1; regression: the predicted value. After post-processing, if there is any; "
+            "null only where the row is on the removal list."
+        )
+    )
+    raw_score: float | None = Field(
+        default=None, description="The model's. Absent without post-processing; null where the row was removed."
+    )
+    decision: bool | None = Field(
+        default=None, description="Whether the score reached the threshold. Absent without one; null where removed."
+    )
+    removed: bool | None = Field(default=None, description="True: on the removal list. Else absent.")
+
+
+class MadeUnder(BaseModel):
+    """Which post-processing an answer went through."""
+
+    number: int | None = Field(default=None, description="The order whose stages were applied; absent: a spec's were.")
+    spec_version: int | None = Field(
+        default=None, description="The spec whose stages were applied; absent: an order's were."
+    )
+    removals: int = Field(description="Sequence of the removal list that was applied; 0: it never had an item.")
 
 
 class PredictResponse(BaseModel):
@@ -59,6 +81,7 @@ class PredictResponse(BaseModel):
     model: str
     model_version: int
     predictions: list[Prediction]
+    postprocessing: MadeUnder | None = Field(default=None, description="Absent when nothing is done to single scores.")
 
 
 # Feedback
@@ -139,6 +162,7 @@ class ModelView(BaseModel):
     applied_canary: Beside | None = Field(
         description="The canary on this replica; null, too, while it cannot be loaded here: the live version answers then."
     )
+    applied_postprocessing: MadeUnder = Field(description="What is applied on this replica.")
     registry_age_s: float | None = Field(description="Time since the registry was last read; large when it is away.")
     loaded: list[LoadedVersion]
 

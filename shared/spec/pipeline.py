@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from shared.spec.cron import parse_cron
 from shared.spec.features import CategoryFeature, CrossFeature, Feature, TimestampFeature
+from shared.spec.postprocessing import Stages, problems
 from shared.spec.types import Duration, FieldName, Name, Text
 
 Task = Literal["binary", "regression"]
@@ -99,6 +100,10 @@ class MonitoringSpec(_Part):
     """Largest distance of the mean prediction from the training set's label mean before a day counts as biased."""
 
 
+def _is_empty(value: list[object]) -> bool:
+    return not value
+
+
 class PipelineSpec(_Part):
     """One pipeline: what to predict and how."""
 
@@ -118,6 +123,9 @@ class PipelineSpec(_Part):
     schedule: Annotated[Text, AfterValidator(parse_cron)] | None = None
     """Cron, five fields, UTC; none: cycles start only when asked for."""
     gate: GateSpec = GateSpec()
+    postprocessing: Stages = Field(default=[], exclude_if=_is_empty)
+    """What serving does with scores until `PUT /admin/models/{p}/postprocessing` says otherwise. Not written where there is none:
+    such specs keep the digest they had before there were stages."""
     monitoring: MonitoringSpec = MonitoringSpec()
 
     @model_validator(mode="after")
@@ -160,6 +168,18 @@ class PipelineSpec(_Part):
         if self.gate.metric not in (None, expected):
             raise ValueError(f"gate.metric: {self.gate.metric} does not fit task {self.task}; use {expected}")
         return self
+
+    @model_validator(mode="after")
+    def _postprocessing_fits(self) -> "PipelineSpec":
+        for place, message in problems(self.postprocessing, known=self.postprocessed_fields, task=self.task):
+            raise ValueError(f"{'.'.join(map(str, ('postprocessing', *place)))}: {message}")
+        return self
+
+    @property
+    def postprocessed_fields(self) -> dict[str, Feature | None]:
+        """The fields that post-processing may name; None for those that are no feature."""
+        inputs = self.input_features
+        return {name: inputs.get(name) for name in self.instance_fields if name != "available_at"}
 
     @property
     def input_features(self) -> dict[str, Feature]:

@@ -12,7 +12,6 @@ from shared.errors import FieldError, Invalid, Malformed
 from shared.spec.pipeline import PipelineSpec
 
 NOT_BUILT = {
-    "postprocessing": "post-processing stages",
     "triggers": "retraining triggers other than the schedule",
     "retention": "retention rules",
     "privacy": "privacy rules",

@@ -12,6 +12,9 @@ def test_every_answer_is_documented(world: World) -> None:
     tried = fuzz(create_app(), ADMIN_KEY, known=world.known, lenient={"/feedback"})
     assert {
         "POST /predict", f"POST {M}/predict", "POST /feedback", f"GET {A}", f"GET {A}/{{p}}", f"GET {A}/{{p}}/history",
+        f"POST {M}/rank", f"GET {A}/{{p}}/postprocessing", f"PUT {A}/{{p}}/postprocessing",
+        f"GET {A}/{{p}}/postprocessing/history", f"GET {A}/{{p}}/removals", f"POST {A}/{{p}}/removals",
+        f"POST {A}/{{p}}/removals/reinstate", f"GET {A}/{{p}}/removals/history",
         f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", f"POST {A}/{{p}}/canary", "GET /healthz", "GET /readyz",
         "GET /v2", "GET /v2/health/live", "GET /v2/health/ready", f"GET {V}", f"GET {V}/ready", f"POST {V}/infer",
         f"GET {V}/versions/{{n}}", f"GET {V}/versions/{{n}}/ready", f"POST {V}/versions/{{n}}/infer",

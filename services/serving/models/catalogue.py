@@ -1,11 +1,12 @@
 """What serving knows of the registry, kept in memory and on disk, so that no request needs the database. Plain values, no I/O."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from services.serving.postprocessing.removals import Removals
 from shared.errors import NotFound
 from shared.keys import Principal
 
@@ -50,6 +51,15 @@ class Pointer:
 
 
 @dataclass(frozen=True, slots=True)
+class StagesOrder:
+    """The newest order about post-processing stages."""
+
+    number: int
+    stages: Sequence[Mapping[str, Any]] | None
+    """As documents; None: those of the current spec."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """One pipeline with everything that may serve it."""
 
@@ -60,6 +70,9 @@ class Pipeline:
     """Spec documents by number: those of the versions, and the current one."""
     versions: Mapping[int, Version] = field(default_factory=dict)
     pointer: Pointer | None = None
+    stages_order: StagesOrder | None = None
+    """None: nobody has ordered other stages than the spec's."""
+    removals: Removals = field(default_factory=Removals)
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -117,6 +130,11 @@ def to_document(catalogue: Catalogue) -> dict[str, Any]:
                     for version in pipeline.versions.values()
                 ],
                 "pointer": pipeline.pointer and asdict(pipeline.pointer),
+                "stages_order": pipeline.stages_order and asdict(pipeline.stages_order),
+                "removals": {
+                    "sequence": pipeline.removals.sequence,
+                    "items": {name: sorted(items) for name, items in pipeline.removals.items.items()},
+                },
             }
             for pipeline in catalogue.pipelines.values()
         ]
@@ -133,6 +151,8 @@ def from_document(document: Mapping[str, Any]) -> Catalogue:
 
 
 def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
+    # An earlier release did not write these.
+    order, removals = entry.get("stages_order"), entry.get("removals") or {"sequence": 0, "items": {}}
     return Pipeline(
         id=uuid.UUID(entry["id"]),
         name=entry["name"],
@@ -140,6 +160,8 @@ def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
         specs={spec["number"]: spec["spec"] for spec in entry["specs"]},
         versions={version["number"]: _version(version) for version in entry["versions"]},
         pointer=entry["pointer"] and _pointer(entry["pointer"]),
+        stages_order=order and StagesOrder(**order),
+        removals=Removals(removals["sequence"], {name: frozenset(items) for name, items in removals["items"].items()}),
     )
 
 

@@ -32,7 +32,14 @@ class Follower:
     """The thread, and the catalogue it keeps."""
 
     def __init__(
-        self, read: Read, slots: ModelSlots, folder: Path, *, poll_s: float, saved: Callable[[], None] = lambda: None
+        self,
+        read: Read,
+        slots: ModelSlots,
+        folder: Path,
+        *,
+        poll_s: float,
+        saved: Callable[[], None] = lambda: None,
+        prepare: Callable[[Pipeline], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is read before `start`.
 
@@ -42,6 +49,7 @@ class Follower:
             folder: where the catalogue is kept for the next start.
             poll_s: time between two readings.
             saved: called after the catalogue was written: the moment to tidy up what it does not need.
+            prepare: called for each pipeline of a reading before anything answers by it.
         """
         self._read = read
         self._slots = slots
@@ -49,6 +57,7 @@ class Follower:
         self._poll_s = poll_s
         self._poll_due_s = 0.0
         self._after_save = saved
+        self._prepare = prepare
         self._catalogue = Catalogue()
         self._known = False
         self._read_at_s: float | None = None
@@ -87,7 +96,9 @@ class Follower:
     def start(self) -> None:
         """Take up what an earlier process knew, then begin to follow."""
         if (saved := state_file.load(self._folder)) is not None:
-            self._catalogue, read_at = saved
+            catalogue, read_at = saved
+            self._prepare_all(catalogue)
+            self._catalogue = catalogue
             self._known = True
             self._read_at_s = time.monotonic() - max(0.0, (datetime.now(UTC) - read_at).total_seconds())
             self._advance()
@@ -125,8 +136,16 @@ class Follower:
         if self._failing:
             log.info("the registry is read again")
         self._failing = False
+        self._prepare_all(catalogue)
         self._catalogue, self._known, self._read_at_s = catalogue, True, began_s
         self._save_if_due()
+
+    def _prepare_all(self, catalogue: Catalogue) -> None:
+        for pipeline in catalogue.pipelines.values():
+            try:
+                self._prepare(pipeline)
+            except Exception:  # one pipeline's trouble is not the others'
+                log.exception("a pipeline could not be prepared; trying again", model=pipeline.name)
 
     def _advance(self) -> None:
         for pipeline in self._catalogue.pipelines.values():

@@ -29,9 +29,10 @@ class Logged:
     rows: int
     document: bytes
     """JSON: `request`, `pipeline`, `version` (hex ids), `number`, `generation`, `pinned`, `role`, `api_key`, `caller_request`,
-    `latency_us`, `received` (epoch microseconds); `keys`, `times` (epoch microseconds) and `scores`, one entry a row; `available`
-    likewise, unless it is `received` for every row; `sent` (the body, whose `instances` are the rows) or `rows` (the rows
-    themselves); `not_logged`: names in a row that are no part of its instance."""
+    `latency_us`, `received` (epoch microseconds); `keys`, `times` (epoch microseconds) and `scores` (the model's), one entry a row;
+    `available` likewise, unless it is `received` for every row; where scores were processed `final_scores` (null: removed, or not
+    in the list), `stages_number` or `stages_spec`, and `removals`; `sent` (the body, whose `instances` are the rows) or `rows` (the
+    rows themselves); `not_logged`: names in a row that are no part of its instance."""
 
     @property
     def requested_at(self) -> datetime:

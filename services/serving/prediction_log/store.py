@@ -16,7 +16,7 @@ create temporary table if not exists shipped (requested_at timestamptz, record j
 _INSERT = """
 insert into prediction_requests (
     request_id, requested_at, pipeline_id, version_id, version_number, generation, pinned, role, keys, event_times, available_ats,
-    instances, scores, latency_us, api_key_id, caller_request_id)
+    instances, scores, final_scores, stages_number, stages_spec, removals, latency_us, api_key_id, caller_request_id)
 select
     r.request, s.requested_at, r.pipeline, r.version, r.number, r.generation, r.pinned,
     coalesce(r.role, case when r.pinned then 'pinned' else 'live' end), r.keys,
@@ -25,12 +25,12 @@ select
         coalesce(r.available, array_fill(r.received, array[cardinality(r.keys)]))) with ordinality as u(t, n) order by n),
     (select jsonb_agg(jsonb_strip_nulls(e) - r.not_logged order by n)
      from jsonb_array_elements(coalesce(r.rows, r.sent -> 'instances')) with ordinality as u(e, n)),
-    r.scores, r.latency_us, r.api_key, r.caller_request
+    r.scores, r.final_scores, r.stages_number, r.stages_spec, r.removals, r.latency_us, r.api_key, r.caller_request
 from shipped s, jsonb_to_record(s.record) as r(
     request uuid, pipeline uuid, version uuid, number int, generation int, pinned boolean, role text, keys text[], times bigint[],
     received bigint,
-    available bigint[], rows jsonb, sent jsonb, not_logged text[], scores double precision[], latency_us int, api_key text,
-    caller_request text)
+    available bigint[], rows jsonb, sent jsonb, not_logged text[], scores double precision[], final_scores double precision[],
+    stages_number int, stages_spec int, removals bigint, latency_us int, api_key text, caller_request text)
 on conflict do nothing
 """
 

@@ -11,6 +11,7 @@ from services.serving.schemas import (
     CanaryRequest,
     ChangeView,
     LoadedVersion,
+    MadeUnder,
     ModelList,
     ModelView,
     PromoteRequest,
@@ -99,7 +100,7 @@ def history(
 
 def _view(serving: Serving, pipeline: Pipeline) -> ModelView:
     pointer, applied = pipeline.pointer, serving.slots.applied(pipeline.name)
-    age_s = serving.follower.age_s
+    age_s, processing = serving.follower.age_s, serving.configurations.of(pipeline.name).all
     return ModelView(
         model=pipeline.name,
         task=pipeline.task,
@@ -110,6 +111,9 @@ def _view(serving: Serving, pipeline: Pipeline) -> ModelView:
         applied_version=applied.live if applied else None,
         applied_generation=applied.generation if applied else 0,
         applied_canary=beside(applied.canary) if applied else None,
+        applied_postprocessing=MadeUnder(
+            number=processing.number, spec_version=processing.spec_version, removals=processing.removals.sequence
+        ),
         registry_age_s=None if age_s is None else round(age_s, 3),
         loaded=[
             LoadedVersion(

@@ -7,6 +7,8 @@ from fastapi import Depends, Request
 from services.serving.config import ServingSettings
 from services.serving.models.follower import Follower
 from services.serving.models.slots import ModelSlots
+from services.serving.postprocessing.changes import PostprocessingChanges
+from services.serving.postprocessing.current import Configurations
 from services.serving.predict import Predictor
 from services.serving.prediction_log.spool import Spool
 from services.serving.releases import Releases
@@ -27,6 +29,8 @@ class Serving:
         predictor: Predictor,
         transactions: Transactions,
         releases: Releases,
+        configurations: Configurations,
+        postprocessing: PostprocessingChanges,
         ids: PredictionIds,
     ) -> None:
         self.settings = settings
@@ -36,6 +40,8 @@ class Serving:
         self.predictor = predictor
         self.transactions = transactions
         self.releases = releases
+        self.configurations = configurations
+        self.postprocessing = postprocessing
         self.ids = ids
 
     # For readiness: each raises Unavailable with what is wrong.

@@ -15,6 +15,7 @@ from shared.registry.tables.example import (
 from shared.registry.tables.monitoring import Alert, MonitoringDay, MonitoringWatermark
 from shared.registry.tables.outbox import OutboxMessage
 from shared.registry.tables.pipeline import Pipeline, SpecVersion
+from shared.registry.tables.postprocessing import RemovalChange, StagesChange
 from shared.registry.tables.run import Run, RunProgress
 from shared.registry.tables.validation import Validation
 from shared.registry.tables.version import ModelVersion
@@ -36,6 +37,7 @@ __all__ = [
     "Pipeline",
     "PredictionRequest",
     "QuarantinedRow",
+    "RemovalChange",
     "ResolutionWatermark",
     "ResolvedLabel",
     "Run",
@@ -43,5 +45,6 @@ __all__ = [
     "Schedule",
     "ScheduleSlot",
     "SpecVersion",
+    "StagesChange",
     "Validation",
 ]

@@ -147,6 +147,16 @@ class PredictionRequest(SQLModel, table=True):
     instances: list[dict[str, Any]] = Field(sa_type=JSONB)
     """Raw features, entity and columns of each row, as sent (no key, time or available_at)."""
     scores: list[float] = Field(sa_type=ARRAY(Float))
+    """The model's, raw: what datasets, monitoring and feedback go by."""
+    final_scores: list[float | None] | None = Field(default=None, sa_type=ARRAY(Float))
+    """What was answered after post-processing, null for a row that was removed or did not come into the list; null as a whole when
+    nothing was processed."""
+    stages_number: int | None = Field(default=None, sa_type=Integer)
+    """Number of the order (`stages_history`) whose stages were done; null when they were a spec's."""
+    stages_spec: int | None = Field(default=None, sa_type=Integer)
+    """Version of the spec whose stages were done; null when they were ordered."""
+    removals: int | None = Field(default=None, sa_type=BigInteger)
+    """Sequence of the removal list (`removal_history`) that was applied; 0 before its first change."""
     latency_us: int = Field(sa_type=Integer)
     api_key_id: str
     caller_request_id: str = text_field(default="")

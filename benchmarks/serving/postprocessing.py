@@ -1,0 +1,161 @@
+"""What five stages cost a list of 500 candidates, beside the run of a model over them and beside plain Python:
+`python -m benchmarks.serving.postprocessing`.
+
+The stages: calibrate (Platt), filter, boost, cap, diversify (MMR, k = 50, by a field and by a vector of 64 numbers), with 10,000
+items on the removal list. Timed is the processor time of the thread (`time.thread_time`) from raw scores to the list: reading the
+candidates' fields, the removal list and the order included; HTTP, reading the request, the model and the log are not. The
+model (24 numbers, 128 and 64 units, that of `python -m benchmarks.serving`, untrained) scores 500 rows in the same round; plain
+Python (`plain_ranking.py`) does the same stages and must come to the same list.
+
+Last line: `{"p50_us", "p99_us", "traced_p50_us", "without_diversify_p50_us", "model_p50_us", "to_model", "plain_p50_us",
+"times_plain", "same"}`.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from benchmarks.serving import plain_ranking
+from benchmarks.serving.plain_ranking import Item
+from services.serving.postprocessing.plan import Plan, Ranked
+from services.serving.postprocessing.removals import KEY
+from shared.spec.postprocessing import Stages
+
+CANDIDATES, PICKED, LENGTH, REMOVED = 500, 50, 64, 10_000
+NUMBERS, UNITS = 24, (128, 64)
+STAGES: list[dict[str, Any]] = [
+    {"type": "calibrate", "platt": {"slope": 1.2, "intercept": -0.1}},
+    {"type": "filter", "drop": {"field": "stock", "at_most": 2}},
+    {"type": "boost", "where": {"field": "seller", "one_of": [f"seller-{n}" for n in range(20)]}, "multiply": 1.2},
+    {"type": "cap", "field": "seller", "most": 10},
+    {"type": "diversify", "k": PICKED, "relevance_weight": 0.7, "fields": ["category"], "vector": "look"},
+]
+WARM = 50
+
+
+class Columns:
+    """The candidates' fields as serving has them: values in rows, vectors as the array that the model was fed."""
+
+    def __init__(self, items: list[Item]) -> None:
+        self._items = items
+        self._vectors = np.array([item.fields["look"] for item in items], np.float32)
+
+    def values(self, name: str) -> list[Any]:
+        """A value of each."""
+        return [item.fields[name] for item in self._items]
+
+    def vectors(self, name: str) -> np.ndarray:
+        """The vectors."""
+        return self._vectors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2_000)
+    options = parser.parse_args()
+    console = Console(width=110, highlight=False)
+    draw = random.Random(3)
+    requests = [_items(draw) for _ in range(20)]
+    removed = {f"item-{draw.randrange(10**6)}" for _ in range(REMOVED)} | {items[0].key for items in requests}
+    stages = TypeAdapter(Stages).validate_python(STAGES)
+    plan, cheap = Plan(stages, {KEY: frozenset(removed)}), Plan(stages[:-1], {KEY: frozenset(removed)})
+    given = [([item.score for item in items], [item.key for item in items], Columns(items)) for items in requests]
+    session, rows = _model(), np.random.default_rng(3).normal(size=(CANDIDATES, NUMBERS)).astype(np.float32)
+    times: dict[str, list[float]] = {name: [] for name in ("stages", "traced", "without_diversify", "model", "plain")}
+    for number in range(-WARM, options.requests):
+        raw, keys, columns = given[number % len(given)]
+        _timed(times["stages"], lambda: plan.rank(raw, keys, columns), keep=number >= 0)  # noqa: B023
+        _timed(times["traced"], lambda: plan.rank(raw, keys, columns, trace=True), keep=number >= 0)  # noqa: B023
+        _timed(times["without_diversify"], lambda: cheap.rank(raw, keys, columns), keep=number >= 0)  # noqa: B023
+        _timed(times["model"], lambda: session.run(["score"], {"numbers": rows}), keep=number >= 0)
+    same = 0
+    for items, (raw, keys, columns) in zip(requests, given, strict=True):
+        plain: list[Item] = _timed(times["plain"], lambda: plain_ranking.rank(items, stages, removed))  # noqa: B023
+        found: Ranked = plan.rank(raw, keys, columns)
+        same += [item.key for item in plain] == [keys[index] for index in found.order]
+    middle = {name: median(values) for name, values in times.items()}
+    p99 = sorted(times["stages"])[int(0.99 * len(times["stages"]))]
+    for name, values in times.items():
+        low, high = np.quantile(values, [0.05, 0.99])
+        console.print(f"{name:<18} {middle[name]:9,.0f} us (5 % {low:,.0f}, 99 % {high:,.0f}; {len(values)} times)")
+    console.print(f"of {len(requests)} lists, {same} are those of plain Python")
+    print(
+        json.dumps(
+            {
+                "p50_us": round(middle["stages"]),
+                "p99_us": round(p99),
+                "traced_p50_us": round(middle["traced"]),
+                "without_diversify_p50_us": round(middle["without_diversify"]),
+                "model_p50_us": round(middle["model"]),
+                "to_model": round(middle["stages"] / middle["model"], 2),
+                "plain_p50_us": round(middle["plain"]),
+                "times_plain": round(middle["plain"] / middle["stages"]),
+                "same": f"{same} of {len(requests)}",
+            }
+        )
+    )
+
+
+def _timed(times: list[float], act: Callable[[], Any], *, keep: bool = True) -> Any:
+    began = time.thread_time_ns()
+    result = act()
+    if keep:
+        times.append((time.thread_time_ns() - began) / 1e3)
+    return result
+
+
+def _items(draw: random.Random) -> list[Item]:
+    """In the order of their keys, as serving has them."""
+    keys = sorted(f"item-{number}" for number in draw.sample(range(10**6), CANDIDATES))
+    return [
+        Item(
+            key,
+            {
+                "seller": f"seller-{draw.randrange(60)}",
+                "category": f"category-{draw.randrange(12)}" if draw.random() < 0.9 else None,
+                "stock": float(draw.randrange(50)),
+                "look": [draw.gauss(0, 1) for _ in range(LENGTH)],
+            },
+            float(np.float32(draw.random())),
+        )
+        for key in keys
+    ]
+
+
+def _model() -> ort.InferenceSession:
+    """24 numbers, two layers, one score; on one thread, as serving runs it."""
+    draw, nodes, weights, given = np.random.default_rng(5), [], [], "numbers"
+    sizes = (NUMBERS, *UNITS, 1)
+    for layer, (before, after) in enumerate(pairwise(sizes)):
+        weights.append(numpy_helper.from_array(draw.normal(size=(before, after)).astype(np.float32), f"w{layer}"))
+        nodes.append(helper.make_node("MatMul", [given, f"w{layer}"], [f"m{layer}"]))
+        kind, given = ("Relu", f"h{layer}") if after > 1 else ("Sigmoid", "score")
+        nodes.append(helper.make_node(kind, [f"m{layer}"], [given]))
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["n", NUMBERS])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Maximal marginal relevance, greedy and exact: each pick costs one pass over the candidates, not one over all pairs.
+
+J. Carbonell and J. Goldstein, "The use of MMR, diversity-based reranking for reordering documents and producing summaries",
+SIGIR 1998.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pick(
+    scores: np.ndarray,
+    tiers: np.ndarray,
+    *,
+    k: int,
+    weight: float,
+    groups: Sequence[np.ndarray],
+    vectors: np.ndarray | None,
+) -> list[int]:
+    """Which candidates to take, in the order of taking; of equal ones the earlier.
+
+    Args:
+        scores: float64 [n], best first within a tier.
+        tiers: int [n], rising: all of a lower one are taken before any of the next.
+        k: most to take.
+        weight: of relevance, in [0, 1]; of similarity 1 - weight.
+        groups: int [n] each: two candidates are alike in one when they have the same number from 0; -1 is like nothing.
+        vectors: float32 [n, d]: alike by cosine; zeros are like nothing.
+    """
+    count = len(scores)
+    if count == 0:
+        return []
+    low, high = scores.min(), scores.max()
+    worth = np.zeros(count) if high == low else (scores - low) * (weight / (high - low))
+    share = (1 - weight) / (len(groups) + (vectors is not None))
+    unit = None if vectors is None else _unit(vectors, share)
+    rows = [_Likeness(group, share) for group in groups]
+    alike, gain = np.empty(count, np.float32), np.empty(count)
+    greatest = np.full(count, -np.inf, np.float32)
+    ends = [*(np.flatnonzero(np.diff(tiers)) + 1).tolist(), count]
+    picked: list[int] = []
+    begin = 0
+    for end in ends:
+        of_tier = gain[begin:end]
+        for _ in range(min(k - len(picked), end - begin)):
+            if picked:
+                last = picked[-1]
+                if unit is not None:
+                    np.dot(unit, unit[last], out=alike)
+                else:
+                    alike.fill(0)
+                for row in rows:
+                    np.add(alike, row.of(last), out=alike)
+                np.maximum(greatest, alike, out=greatest)
+                np.subtract(worth, greatest, out=gain)
+                best = begin + int(of_tier.argmax())
+            else:
+                best = 0
+            picked.append(best)
+            worth[best] = -np.inf
+        begin = end
+    return picked
+
+
+class _Likeness:
+    """Who is in one group with whom, a row for each group that something was picked from."""
+
+    def __init__(self, groups: np.ndarray, share: float) -> None:
+        self._groups = groups
+        self._numbers: list[int] = groups.tolist()
+        self._share = np.float32(share)
+        self._nobody = np.zeros(len(groups), np.float32)
+        self._rows = {-1: self._nobody}
+
+    def of(self, index: int) -> np.ndarray:
+        """`share` for those that are like a candidate, else 0; float32 [n]."""
+        group = self._numbers[index]
+        row = self._rows.get(group)
+        if row is None:
+            row = self._rows[group] = (self._groups == group) * self._share
+        return row
+
+
+def _unit(vectors: np.ndarray, share: float) -> np.ndarray:
+    """Rows whose products are `share` times their cosine."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    scale = np.divide(np.sqrt(share), lengths, out=np.zeros(len(vectors)), where=lengths > 0)
+    return np.ascontiguousarray(vectors * scale[:, None], dtype=np.float32)
