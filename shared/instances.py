@@ -201,10 +201,19 @@ def read_available_at(value: object, received_at: datetime) -> datetime:
     Raises:
         ValueError: no moment, or one that is too far after the receipt.
     """
+    return min(read_stated_at(value, received_at), received_at)
+
+
+def read_stated_at(value: object, received_at: datetime) -> datetime:
+    """As `read_available_at`, but as the sender's clock has it: for what is ordered by what was stated, whenever it comes.
+
+    Raises:
+        ValueError: no moment, or one that is too far after the receipt.
+    """
     moment = read_moment(value)
     if moment - received_at > CLOCK_SKEW:
         raise ValueError("must not be later than the receipt")
-    return min(moment, received_at)
+    return moment
 
 
 def read_number(value: object) -> float:

@@ -6,9 +6,9 @@ The effective label does not depend on arrival order: highest source rank, then 
 import hashlib
 import math
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -31,8 +31,13 @@ class LabelSource(StrEnum):
 RANK = {LabelSource.EXPLICIT: 30, LabelSource.EVENT: 20, LabelSource.IMPLICIT: 10}
 CHUNK_ROWS = 20_000
 """Rows a statement."""
+_MICROSECOND = timedelta(microseconds=1)
 EFFECTIVE_ORDER = "source_rank desc, label_time desc, content_digest desc"
 """SQL order in which the first label of an example is its effective one."""
+
+
+About = tuple[object, ...]
+"""Which example a label is about, and which kind of source says so."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,11 @@ class NewLabel:
     prediction: tuple[uuid.UUID, int] | None = None
     """Request id and row index of a verified prediction id."""
     timed: bool = True
-    """Whether the sender said since when it is known. If not, repeating the last word of the same source is a duplicate, so
-    that a request may be sent again."""
+    """Whether the sender said since when it is known. If not, it is the last word of its source when it is received, whatever
+    was said before, and repeating the last word is a duplicate, so that a request may be sent again."""
 
     @property
-    def about(self) -> tuple[object, ...]:
+    def about(self) -> About:
         """Which example it is about, and which kind of source says so."""
         return (self.key, self.source) if self.prediction is None else (*self.prediction, self.source)
 
@@ -63,6 +68,17 @@ class NewLabel:
         )
         moment = self.label_time.astimezone(UTC).isoformat(timespec="microseconds")
         return hashlib.sha256(f"{about}\x1f{float(self.label)!r}\x1f{moment}\x1f{self.source}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a source said last about an example."""
+
+    label: float
+    time: datetime
+    digest: str
+    received_at: datetime | None = None
+    """When it was stored; None for one of the same list."""
 
 
 def label_problem(value: float, task: str) -> str | None:
@@ -83,11 +99,9 @@ def insert_labels(session: Session, pipeline_id: uuid.UUID, labels: Sequence[New
     if not labels:
         return []
     lock_for_ingest(session)
-    last = _last_words(session, pipeline_id, [label for label in labels if not label.timed])
-    rows: dict[str, NewLabel] = {}
-    for label in labels:
-        if label.timed or last.get(label.about) != label.label:
-            rows.setdefault(label.content_digest, label)
+    untimed = [label for label in labels if not label.timed]
+    dated = date_untimed(labels, _last_words(session, pipeline_id, untimed)) if untimed else labels
+    rows = {label.content_digest: label for label in reversed(dated) if label is not None}
     # Everyone inserts in the same order: two writers of the same labels wait for each other, and never in a circle.
     digests = sorted(rows)
     new: set[str] = set()
@@ -97,10 +111,47 @@ def insert_labels(session: Session, pipeline_id: uuid.UUID, labels: Sequence[New
         document = orjson.dumps([_row(rows[digest]) for digest in some]).decode()
         new |= set(session.scalars(_INSERT, {"pipeline_id": pipeline_id, "rows": document}))
     verdicts = []
-    for label in labels:
-        verdicts.append(label.content_digest in new)
-        new.discard(label.content_digest)
+    for label in dated:
+        verdicts.append(label is not None and label.content_digest in new)
+        if label is not None:
+            new.discard(label.content_digest)
     return verdicts
+
+
+def date_untimed(labels: Sequence[NewLabel], last: Mapping[About, Word]) -> list[NewLabel | None]:
+    """Give untimed labels the moments that make each the last word when it was said; None for one that changes nothing.
+
+    So one list and several with the same labels end alike, and a list that is sent again changes nothing, even one that takes
+    back what it said itself.
+
+    Args:
+        labels: in the order in which they were said; an untimed one has the moment of its receipt.
+        last: the stored last words about what the untimed ones are about.
+    """
+    ends: dict[About, Word] = {}
+    for _ in _say(labels, ends):
+        pass
+    settled = {about for about, word in last.items() if about in ends and ends[about].label == word.label}
+    said = dict(last)
+    return [None if not label.timed and label.about in settled else dated for label, dated in _say(labels, said)]
+
+
+def _say(labels: Sequence[NewLabel], said: dict[About, Word]) -> Iterator[tuple[NewLabel, NewLabel | None]]:
+    """Each label with itself as dated (None: a repetition), after the words that were said before it."""
+    for label in labels:
+        about = label.about
+        before = said.get(about)
+        dated = label
+        if not label.timed and before is not None:
+            if before.label == label.label:
+                yield label, None
+                continue
+            # One that was held up while a later one was stored stays behind it.
+            if before.received_at is None or before.received_at <= label.label_time:
+                dated = replace(label, label_time=max(label.label_time, before.time + _MICROSECOND))
+        if before is None or (dated.label_time, dated.content_digest) >= (before.time, before.digest):
+            said[about] = Word(label.label, dated.label_time, dated.content_digest)
+        yield label, dated
 
 
 def _row(label: NewLabel) -> dict[str, Any]:
@@ -118,18 +169,16 @@ def _row(label: NewLabel) -> dict[str, Any]:
     }
 
 
-def _last_words(
-    session: Session, pipeline_id: uuid.UUID, labels: Sequence[NewLabel]
-) -> dict[tuple[object, ...], float]:
-    """The latest stored label of each source about what these labels are about."""
-    last: dict[tuple[object, ...], float] = {}
+def _last_words(session: Session, pipeline_id: uuid.UUID, labels: Sequence[NewLabel]) -> dict[About, Word]:
+    """The latest stored word of each source about what these labels are about."""
+    last: dict[About, Word] = {}
     if keys := sorted({label.key for label in labels if label.key is not None}):
-        for key, source, label in session.execute(_LAST_BY_KEY, {"pipeline_id": pipeline_id, "keys": keys}):
-            last[key, source] = label
+        for key, source, *word in session.execute(_LAST_BY_KEY, {"pipeline_id": pipeline_id, "keys": keys}):
+            last[key, source] = Word(*word)
     if requests := list({label.prediction[0] for label in labels if label.prediction is not None}):
         found = session.execute(_LAST_BY_PREDICTION, {"pipeline_id": pipeline_id, "request_ids": requests})
-        for request_id, row_index, source, label in found:
-            last[request_id, row_index, source] = label
+        for request_id, row_index, source, *word in found:
+            last[request_id, row_index, source] = Word(*word)
     return last
 
 
@@ -143,12 +192,13 @@ _INSERT = text("""
     returning content_digest
 """)
 _LAST_BY_KEY = text("""
-    select distinct on (key, source) key, source, label from labels
+    select distinct on (key, source) key, source, label, label_time, content_digest, received_at from labels
     where pipeline_id = :pipeline_id and key = any(:keys)
     order by key, source, label_time desc, content_digest desc
 """)
 _LAST_BY_PREDICTION = text("""
-    select distinct on (request_id, row_index, source) request_id, row_index, source, label from labels
+    select distinct on (request_id, row_index, source) request_id, row_index, source, label, label_time, content_digest, received_at
+    from labels
     where pipeline_id = :pipeline_id and request_id = any(:request_ids)
     order by request_id, row_index, source, label_time desc, content_digest desc
 """)

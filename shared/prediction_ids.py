@@ -63,10 +63,10 @@ class PredictionIds:
         Raises:
             Invalid: the text is not a prediction id, or was not made by this system for this pipeline.
         """
-        request_id, row = parse(text)
+        row = _row(text)
         if not hmac.compare_digest(self._rows(pipeline, text[:32], range(row, row + 1))[0], text):
             _refuse("this prediction id was not issued for this pipeline; send the id exactly as /predict returned it")
-        return request_id, row
+        return uuid.UUID(hex=text[:32]), row
 
     def _rows(self, pipeline: str, request: str, rows: range) -> list[str]:
         # A pipeline's name holds no NUL and what follows it has a fixed length: no two messages read the same.
@@ -91,9 +91,14 @@ def parse(text: str) -> tuple[uuid.UUID, int]:
     Raises:
         Invalid: the text is not a prediction id.
     """
+    row = _row(text)
+    return uuid.UUID(hex=text[:32]), row
+
+
+def _row(text: str) -> int:
     if _TEXT.fullmatch(text) is None:
         _refuse("not a prediction id; send the 54 characters of prediction_id exactly as /predict returned them")
-    return uuid.UUID(hex=text[:32]), int(text[32:38], 16)
+    return int(text[32:38], 16)
 
 
 def _hex(request_id: uuid.UUID) -> str:

@@ -18,8 +18,8 @@ from shared.instances import (
     InstanceReader,
     RowProblem,
     epoch_us,
-    read_available_at,
     read_key,
+    read_stated_at,
     shown_name,
 )
 from shared.labels import LabelSource, NewLabel, label_problem
@@ -89,7 +89,7 @@ class EventReader:
         known_at = None
         if given is not None:
             try:
-                known_at = read_available_at(given, received_at)
+                known_at = read_stated_at(given, received_at)
             except ValueError as error:
                 errors.append({"loc": [LABEL_TIME], "msg": str(error)})
         if value is None:
@@ -105,7 +105,7 @@ class EventReader:
             label=label,
             label_time=known_at or instance.available_at,
             # A truth is not available before it is known, however early its event was.
-            available_at=max(known_at or instance.available_at, instance.available_at),
+            available_at=min(max(known_at or instance.available_at, instance.available_at), received_at),
             source=LabelSource.EVENT,
             key=instance.key,
             timed=known_at is not None or row.get(AVAILABLE_AT) is not None,
@@ -148,8 +148,8 @@ class LabelReader:
         if row.get("label") is None:
             errors.append({"loc": ["label"], "msg": "is required"})
         label = field("label", lambda value: read_label(value, self._task))
-        available_at = field(AVAILABLE_AT, lambda value: read_available_at(value, received_at), received_at)
-        time = field("time", lambda value: read_available_at(value, received_at), available_at)
+        available_at = field(AVAILABLE_AT, lambda value: read_stated_at(value, received_at), received_at)
+        time = field("time", lambda value: read_stated_at(value, received_at), available_at)
         source = field("source", _read_source, LabelSource.EXPLICIT)
         unknown = sorted(map(str, row.keys() - _LABEL_FIELDS))[:MAX_PROBLEMS]
         errors += [{"loc": [shown_name(name)], "msg": "is no field of a label"} for name in unknown]
@@ -158,7 +158,7 @@ class LabelReader:
         return NewLabel(
             label=label,
             label_time=time,
-            available_at=max(available_at, time),
+            available_at=min(max(available_at, time), received_at),
             source=source,
             key=key,
             prediction=prediction,

@@ -125,6 +125,12 @@ REGISTRY_AGE_SECONDS = Gauge(
 )
 
 FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])
+FEEDBACK_DELAY_SECONDS = Histogram(
+    "relevo_serving_feedback_delay_seconds",
+    "From a prediction to when its truth was known, of new feedback by prediction id.",
+    ["model"],
+    buckets=(1, 10, 60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400, 90 * 86_400),
+)
 
 
 class OfVersion:
@@ -165,6 +171,11 @@ def tell_missing(pipeline: Pipeline, applied: Applied | None) -> None:
     """Whether the deployment has a canary that does not answer here."""
     wanted, held = pipeline.pointer and pipeline.pointer.canary, applied and applied.canary
     CANARY_MISSING.labels(pipeline.name).set(wanted is not None and wanted != held)
+
+
+def feedback_delay_seconds(model: str) -> HistogramTally:
+    """Before `FEEDBACK_DELAY_SECONDS`."""
+    return TALLIES.get(("feedback_delay", model), lambda: HistogramTally(FEEDBACK_DELAY_SECONDS.labels(model)))
 
 
 def forget_version(model: str, version: int) -> None:

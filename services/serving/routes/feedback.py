@@ -4,11 +4,11 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import TypeAdapter
 
 from services.serving import metrics
-from services.serving.feedback import take_feedback
+from services.serving.feedback import Taken, take_feedback
 from services.serving.routes.state import ServingDep
 from services.serving.schemas import FeedbackItem, FeedbackResponse
 from shared.contracts.scopes import Scope
@@ -26,10 +26,8 @@ _BODY = {
 }
 
 
-@router.post(
-    "/feedback", dependencies=[requires(Scope.FEEDBACK)], openapi_extra=_BODY, response_model_exclude_none=True
-)
-async def feedback(request: Request, serving: ServingDep) -> FeedbackResponse:
+@router.post("/feedback", dependencies=[requires(Scope.FEEDBACK)], openapi_extra=_BODY, response_model=FeedbackResponse)
+async def feedback(request: Request, serving: ServingDep) -> Response:
     """Tell the truth about predictions: early, late, repeated or corrected. Each item gets its own verdict."""
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
@@ -37,16 +35,27 @@ async def feedback(request: Request, serving: ServingDep) -> FeedbackResponse:
     pipelines = serving.follower.catalogue.visible(principal(request))
 
     items = await asyncio.to_thread(lambda: _items(strict_json(body), limit))
-    report = await serving.transactions.run(
+    taken = await serving.transactions.run(
         lambda session: take_feedback(session, items, pipelines, serving.ids, received_at)
     )
+    _count(taken)
+    # Ten thousand verdicts, written on the event loop, would hold up predictions.
+    body = await asyncio.to_thread(lambda: taken.report.model_dump_json(exclude_none=True).encode())
+    return Response(body, media_type="application/json")
+
+
+def _count(taken: Taken) -> None:
+    report = taken.report
     for status, count in (
         ("accepted", report.accepted),
         ("duplicate", report.duplicates),
         ("rejected", report.rejected),
     ):
         metrics.FEEDBACK.labels(status).inc(count)
-    return report
+    for model, delays_s in taken.delays_s.items():
+        tally = metrics.feedback_delay_seconds(model)
+        for delay_s in delays_s:
+            tally.observe(delay_s)
 
 
 def _items(document: object, limit: int) -> list[Any]:
