@@ -7,6 +7,7 @@ core; wrk, PostgreSQL and the rest of the stack have another. The apps take turn
 machine meets all of them. The floor is the same HTTP server with an app that parses the JSON and answers a constant.
 
 Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "p99_ms", "floor_rps", "errors", "logged"}`, cases as connections x rows.
+`logged` is 1.0 when all that wrk saw answered is in PostgreSQL, and nothing but what it can have left under way.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.serving import stack, wrk
+from benchmarks.serving.ledger import Ledger
 from benchmarks.serving.rows import PIPELINE, request_body, training_events
 from benchmarks.serving.stack import drain
 from cli.stack.ports import free_ports
@@ -81,7 +83,7 @@ def main() -> None:
         console.print(
             f"16x100: {total - before:,.0f} rows were left to ship; {(total - before) / max(drain_s, 1e-9):,.0f} rows/s"
         )
-        bench.report(logged=relevo.logged() / total)
+        bench.report(logged=bench.ledger.logged(relevo))
 
 
 class _Bench:
@@ -90,6 +92,8 @@ class _Bench:
     ) -> None:
         self._console, self._apps, self._key = console, apps, key
         self._rounds, self._seconds, self._core = rounds, seconds, core
+        self.ledger = Ledger()
+        """Of all loads on Relevo."""
         self._loads: dict[tuple[str, str], list[wrk.Load]] = {}
         self._latency: dict[str, wrk.Load] = {}
 
@@ -101,10 +105,10 @@ class _Bench:
             for connections, rows in cases:
                 body = request_body(rows)
                 for name in self._apps:
-                    self._run(name, body, connections, 1)  # warm
+                    self._run(name, body, connections, rows, 1)  # warm
                 for _ in range(self._rounds):
                     for name in self._apps:
-                        load = self._run(name, body, connections, self._seconds)
+                        load = self._run(name, body, connections, rows, self._seconds)
                         self._loads.setdefault((f"{connections}x{rows}", name), []).append(load)
                         progress.advance(task)
         for connections, rows in cases:
@@ -116,9 +120,9 @@ class _Bench:
         wanted = LATENCY_LOAD * peak
         think_ms = connections / wanted * 1e3
         for _ in range(3):
-            load = self._run("relevo", request_body(1), connections, self._seconds, think_ms)
+            load = self._run("relevo", request_body(1), connections, 1, self._seconds, think_ms)
             think_ms = max(0.1, think_ms + connections * 1e3 * (1 / wanted - 1 / load.rate))
-        self._latency["70%"] = load = self._run("relevo", request_body(1), connections, self._seconds * 2, think_ms)
+        self._latency["70%"] = load = self._run("relevo", request_body(1), connections, 1, self._seconds * 2, think_ms)
         self._console.print(
             f"at {load.rate / peak:.0%} of peak ({load.rate:,.0f}/s): p50 {load.p50_ms:.2f} ms, p99 {load.p99_ms:.2f} ms, "
             f"max {load.max_ms:.1f} ms"
@@ -143,15 +147,20 @@ class _Bench:
                         for case in self._cases()
                     },
                     "errors": sum(load.errors for load in every),
-                    "logged": round(min(logged, 1.0), 6) if logged <= 1 else logged,
+                    "logged": logged,
                 }
             )
         )
 
-    def _run(self, name: str, body: bytes, connections: int, seconds: float, think_ms: float = 0) -> wrk.Load:
+    def _run(
+        self, name: str, body: bytes, connections: int, rows: int, seconds: float, think_ms: float = 0
+    ) -> wrk.Load:
         key = self._key if name == "relevo" else ""
         url = f"{self._apps[name]}/predict"
-        return wrk.run(url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms)
+        load = wrk.run(url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms)
+        if name == "relevo":
+            self.ledger.add(load, rows)
+        return load
 
     def _cases(self) -> list[str]:
         return list(dict.fromkeys(case for case, _ in self._loads))

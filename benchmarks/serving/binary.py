@@ -29,6 +29,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.serving import stack, wrk
+from benchmarks.serving.ledger import Ledger
 from cli.stack.ports import free_ports
 from services.serving.models.loader import codec_for
 from services.serving.models.model import read_signature
@@ -82,6 +83,7 @@ def main() -> None:
                 stack.running(Path(folder), base, PIPELINE, events, serving_core=serving_core, other_core=load_core)
             )
         loads: dict[str, list[wrk.Load]] = {name: [] for name in forms}
+        ledger = Ledger()
         for number in range(options.rounds + 1):
             for name, form in forms.items():
                 load = wrk.run(
@@ -93,11 +95,12 @@ def main() -> None:
                     core=load_core,
                     json_bytes=form.json_bytes,
                 )
+                ledger.add(load, 1)
                 # So that no form pays for the log of the one before.
                 stack.drain(relevo, relevo.metric("relevo_serving_predictions_total"))
                 if number:  # the first round warms
                     loads[name].append(load)
-        logged = relevo.logged() / relevo.metric("relevo_serving_predictions_total")
+        logged = ledger.logged(relevo)
     for name, measured in loads.items():
         rates = [load.rate for load in measured]
         console.print(

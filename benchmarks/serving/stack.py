@@ -21,7 +21,7 @@ from cli.wait import wait_for
 from shared.registry.states import CycleState
 
 SERVICES = 4
-DRAIN_DEADLINE_S = 600
+STALLED_S = 60
 OVER = {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED}
 
 
@@ -45,8 +45,15 @@ class Stack:
 
     def logged(self) -> int:
         """Rows of the prediction log in PostgreSQL. The one thing measured that no route tells."""
+        return self._count("coalesce(sum(cardinality(keys)), 0)")
+
+    def logged_requests(self) -> int:
+        """Different requests of the prediction log in PostgreSQL."""
+        return self._count("count(distinct request_id)")
+
+    def _count(self, what: str) -> int:
         with psycopg.connect(self.database_url) as connection:
-            row = connection.execute("select coalesce(sum(cardinality(keys)), 0) from prediction_requests").fetchone()
+            row = connection.execute(f"select {what} from prediction_requests").fetchone()  # type: ignore[arg-type]
         assert row is not None
         return int(row[0])
 
@@ -107,11 +114,12 @@ def pin(pid: int, core: int) -> None:
 
 
 def drain(relevo: Stack, rows: float) -> float:
-    """Seconds until so many rows are in PostgreSQL."""
-    began = time.monotonic()
-    while (found := relevo.logged()) < rows:
-        if time.monotonic() - began > DRAIN_DEADLINE_S:
-            raise SystemExit(f"after {DRAIN_DEADLINE_S} s only {found:,} of {rows:,.0f} predictions are in PostgreSQL")
+    """Seconds until so many rows are in PostgreSQL, or until no more have come for `STALLED_S`."""
+    began = moved = time.monotonic()
+    last = -1
+    while (found := relevo.logged()) < rows and time.monotonic() - moved < STALLED_S:
+        if found != last:
+            last, moved = found, time.monotonic()
         time.sleep(0.2)
     return time.monotonic() - began
 

@@ -16,11 +16,25 @@ class Load:
     """One measured load."""
 
     requests: int
+    """Whose answer came, whatever it was."""
     seconds: float
     errors: int
+    refused: int
+    """Of the errors, answers with a status of 400 or more."""
     p50_ms: float
     p99_ms: float
     max_ms: float
+    connections: int
+
+    @property
+    def answered(self) -> int:
+        """Requests that were answered well."""
+        return self.requests - self.refused
+
+    @property
+    def unheard(self) -> int:
+        """Most requests that were sent and whose answer was not heard: at the end, and of connections that broke."""
+        return self.connections + self.errors - self.refused
 
     @property
     def rate(self) -> float:
@@ -86,4 +100,4 @@ def run(
     line = next((line for line in found.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise RuntimeError(f"wrk printed no result:\n{found.stdout}{found.stderr}")
-    return Load(**json.loads(line.removeprefix("RESULT ")))
+    return Load(**json.loads(line.removeprefix("RESULT ")), connections=connections)
