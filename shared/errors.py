@@ -11,6 +11,7 @@ RelevoError
 ├── UnsupportedMedia    415  a content type the route does not read
 ├── Malformed           400  not JSON, not UTF-8, not Parquet
 ├── Invalid             422  well-formed, but a field is wrong (carries `errors`: loc and msg)
+├── TooMany             429  one caller asks more often than it may (Retry-After)
 ├── Unavailable         503  a dependency is away; try again (Retry-After)
 │   └── StoreFull       503  the artifact store has no room for it
 ├── ArtifactCorrupt     500  stored bytes do not have the digest that names them (never reaches a request)
@@ -36,7 +37,8 @@ class RelevoError(Exception):
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
+    """When to try again, if that helps; an instance may know better than its class."""
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -104,10 +106,18 @@ class Invalid(RelevoError):
     status, slug, title = 422, "invalid", "Invalid request"
 
 
+class TooMany(RelevoError):
+    """One caller asks more often than it may; others are answered."""
+
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+    retry_after_s = 1
+
+
 class Unavailable(RelevoError):
     """A dependency is away; try again shortly."""
 
-    status, slug, title, retry_after_s = 503, "unavailable", "Temporarily unavailable", 2
+    status, slug, title = 503, "unavailable", "Temporarily unavailable"
+    retry_after_s = 2
 
 
 class StoreFull(Unavailable):

@@ -30,6 +30,7 @@ from services.serving.releases import Releases
 from services.serving.routes import admin, feedback, oip, postprocessing, predict, rank
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
+from services.serving.server import allow_files
 from services.serving.transactions import Transactions
 from shared.artifacts import ArtifactStore, open_store
 from shared.config import CommonSettings
@@ -37,10 +38,14 @@ from shared.keyring import KeyRing, read_from
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import Sessions, make_sessions, open_engine
 from shared.web.app import Exposition, make_app
+from shared.web.patience import Patience
 
 DESCRIPTION = """Predictions from the live model, logged before they leave; feedback on them; and which version is live.
 
 A prediction needs no database: the deployment pointer, API keys and models are kept at hand."""
+
+ALWAYS = ("/healthz", "/readyz", "/metrics", "/admin/", "/v2/health/")
+"""Paths that answer however many connections there are."""
 
 
 def create_app(
@@ -103,6 +108,12 @@ def create_app(
         exposition=exposition,
     )
     oip_errors.install(app)
+    app.state.patience = Patience(
+        head_s=settings.head_timeout_s,
+        answer_s=settings.answer_timeout_s,
+        most=allow_files(settings.most_connections),
+        always=ALWAYS,
+    )
     return app
 
 

@@ -2,16 +2,19 @@
 
 No request ever waits for another to come. Where they come one at a time, each is scored on the spot; now and then one waits for
 the loop's next turn, to see whether that is still so. A batch that is expected to take less than a stated time runs on the event
-loop: a thread would cost more than it saves. One that takes longer runs in a thread, while small ones go on beside it.
+loop: a thread would cost more than it saves. One that takes longer runs in a thread, while small ones go on beside it. Where more
+comes than can be scored in time, `admission` says who is refused.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from services.serving.admission import Backlog, Priority
+from services.serving.errors import Overloaded
+from services.serving.queue import Entry, Job, Queue, Ticket
 from services.serving.run_cost import RunCost
 from shared.errors import Unavailable
 
@@ -19,32 +22,11 @@ ALONE = 8
 """After so many batches of one job in a row, jobs are scored on the spot."""
 LOOK_EVERY = 16
 """One in so many of these is queued nevertheless, to see whether others come meanwhile."""
-
-
-class Job(Protocol):
-    """What is batched."""
-
-    @property
-    def size(self) -> int:
-        """Rows."""
-
+LATE_S = 0.05
+"""Time between two looks for deadlines that have passed, while somebody waits for a thread."""
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
-R_contra = TypeVar("R_contra", contravariant=True)
-
-
-class Ticket(Protocol[R_contra]):
-    """What a job's outcome is given to: a future, or what does as well."""
-
-    def cancelled(self) -> bool:
-        """Whether nobody waits any more."""
-
-    def set_result(self, result: R_contra, /) -> None:
-        """The job is done."""
-
-    def set_exception(self, error: Exception, /) -> None:
-        """The job failed."""
 
 
 class Batcher(Generic[J, R]):
@@ -57,6 +39,8 @@ class Batcher(Generic[J, R]):
         cost: RunCost,
         pool: Executor,
         *,
+        on_loop: Backlog,
+        in_threads: Backlog,
         inline_s: float,
         batch_s: float,
         most_rows: int,
@@ -69,9 +53,11 @@ class Batcher(Generic[J, R]):
             deliver: takes the outcomes on the loop and returns the final ones, just before the jobs' callers wake.
             cost: what `score` is expected to take; kept up to date.
             pool: where long batches run.
+            on_loop: what the event loop has to score, of all batchers.
+            in_threads: what the pool has to score, of all batchers.
             inline_s: a batch expected to take at most this runs on the loop.
             batch_s: a batch in a thread is filled up to this expected time.
-            most_rows: rows that may wait; what comes on top is refused.
+            most_rows: rows that may wait, of a job's priority and those before it; what comes on top is refused.
             threads: long batches at once.
         """
         self._score = score
@@ -82,12 +68,22 @@ class Batcher(Generic[J, R]):
         self._batch_s = batch_s
         self._most_rows = most_rows
         self._threads = threads
-        self._short: deque[tuple[J, Ticket[R]]] = deque()
-        self._long: deque[tuple[J, Ticket[R]]] = deque()
-        self._waiting_rows = 0
+        self._short: Queue[J, R] = Queue(on_loop, self._forget)
+        self._long: Queue[J, R] = Queue(in_threads, self._forget)
+        self._rows = [0] * len(Priority)
+        """Of jobs that are not done, by priority."""
         self._running = 0
+        self._looking = False
         self._scheduled = False
         self._alone = 0
+
+    def check(self, priority: Priority, deadline_s: float) -> None:
+        """Whether a job of one row would be taken now: asked before its rows are read.
+
+        Raises:
+            Overloaded, DeadlinePassed: as `put`.
+        """
+        self._queue(self._cost.of(1)).backlog.check(priority, deadline_s)
 
     def submit(self, job: J) -> "asyncio.Future[R]":
         """As `put`; gives the outcome. A caller who gives up the future stops nobody else's."""
@@ -99,53 +95,77 @@ class Batcher(Generic[J, R]):
         """Have a job scored with whatever else waits. Its ticket may hear of it before this returns.
 
         Raises:
-            Unavailable: more waits than can be scored soon.
+            Overloaded: more waits than can be scored soon.
+            DeadlinePassed: it would wait past its deadline. The ticket of a job that has waited past it hears the same.
         """
-        if self._waiting_rows + job.size > self._most_rows and self._waiting_rows:
-            raise Unavailable("This replica has more to score than it can; try again shortly.")
-        self._waiting_rows += job.size
-        if self._cost.of(job.size) > self._inline_s:
-            self._long.append((job, ticket))
-        else:
-            self._short.append((job, ticket))
-            if self._alone >= ALONE and self._alone % LOOK_EVERY and not self._scheduled:
-                self._run()
-                return
+        priority = job.priority
+        cost_s = self._cost.of(job.size)
+        queue = self._queue(cost_s)
+        if not self._scheduled and queue is self._short and self._alone >= ALONE and self._alone % LOOK_EVERY:
+            self._alone += 1
+            outcomes, seconds = self._timed([job], time.perf_counter)
+            self._cost.learn(job.size, seconds)
+            self._tell([job], [ticket], outcomes)
+            return
+        queue.backlog.check(priority, job.deadline_s)
+        rows = self._rows
+        if (before := rows[0] + rows[1] + rows[2]) and before + job.size > self._most_rows:
+            before = sum(rows[: priority + 1])
+            if before and before + job.size > self._most_rows:
+                raise Overloaded(queue.backlog.retry_after_s(priority))
+        rows[priority] += job.size
+        queue.add(job, ticket, cost_s)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
+
+    def _queue(self, cost_s: float) -> Queue[J, R]:
+        return self._long if cost_s > self._inline_s else self._short
 
     def _run(self) -> None:
         self._scheduled = False
         while self._long and self._running < self._threads:
             self._start_long()
+        if self._long and not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(LATE_S, self._look)
         if self._short:
-            batch = self._take(self._short, self._inline_s)
+            batch = self._short.take(self._cost.rows_within(self._inline_s))
             self._alone = self._alone + 1 if len(batch) == 1 else 0
-            self._finish(batch, *self._timed([job for job, _ in batch], time.perf_counter))
+            if batch:
+                self._finish(self._short, batch, *self._timed([job for job, _, _ in batch], time.perf_counter))
         if self._short:  # let others have the loop in between
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
 
+    def _look(self) -> None:
+        self._looking = False
+        self._long.drop_late()
+        if self._long:
+            self._looking = True
+            asyncio.get_running_loop().call_later(LATE_S, self._look)
+
     def _start_long(self) -> None:
-        batch = self._take(self._long, self._batch_s)
+        batch = self._long.take(self._cost.rows_within(self._batch_s))
+        if not batch:
+            return
         closing: Sequence[R | Exception] = [Unavailable("This replica is closing; try another.")] * len(batch)
         try:
             # By the thread's own clock: that it waited for the loop's turns does not make the work too long for the loop.
             work = asyncio.get_running_loop().run_in_executor(
-                self._pool, self._timed, [job for job, _ in batch], time.thread_time
+                self._pool, self._timed, [job for job, _, _ in batch], time.thread_time
             )
         except RuntimeError:  # the pool takes nothing more
-            self._finish(batch, closing, 0.0)
+            self._finish(self._long, batch, closing, 0.0)
             return
         self._running += 1
 
         def done(work: "asyncio.Future[tuple[Sequence[R | Exception], float]]") -> None:
             self._running -= 1
             if work.cancelled():
-                self._finish(batch, closing, 0.0)
+                self._finish(self._long, batch, closing, 0.0)
             else:
-                self._finish(batch, *work.result())
+                self._finish(self._long, batch, *work.result())
             self._run()
 
         work.add_done_callback(done)
@@ -153,39 +173,32 @@ class Batcher(Generic[J, R]):
     def _timed(self, jobs: Sequence[J], clock: Callable[[], float]) -> "tuple[Sequence[R | Exception], float]":
         began_s = clock()
         try:
-            outcomes: Sequence[R | Exception] = self._score(jobs) if jobs else []
+            outcomes: Sequence[R | Exception] = self._score(jobs)
         except Exception as error:  # noqa: BLE001 - every caller hears of it
             outcomes = [error] * len(jobs)
         return outcomes, clock() - began_s
 
-    def _take(self, queue: "deque[tuple[J, Ticket[R]]]", seconds: float) -> "list[tuple[J, Ticket[R]]]":
-        """The oldest jobs, as many as are expected to run within a time; at least one. Nobody waits for those given up."""
-        most = self._cost.rows_within(seconds)
-        taken: list[tuple[J, Ticket[R]]] = []
-        rows = 0
-        while queue and (not taken or rows + queue[0][0].size <= most):
-            job, ticket = queue.popleft()
-            if ticket.cancelled():
-                self._waiting_rows -= job.size
-                continue
-            taken.append((job, ticket))
-            rows += job.size
-        return taken
+    def _forget(self, job: J) -> None:
+        self._rows[job.priority] -= job.size
 
     def _finish(
-        self, batch: "Sequence[tuple[J, Ticket[R]]]", outcomes: "Sequence[R | Exception]", seconds: float
+        self, queue: Queue[J, R], batch: Sequence[Entry[J, R]], outcomes: "Sequence[R | Exception]", seconds: float
     ) -> None:
-        if not batch:
-            return
-        jobs = [job for job, _ in batch]
-        rows = sum(job.size for job in jobs)
+        jobs = [job for job, _, _ in batch]
+        rows = 0
+        for job in jobs:
+            rows += job.size
+            self._rows[job.priority] -= job.size
         self._cost.learn(rows, seconds)
-        self._waiting_rows -= rows
+        queue.backlog.finish(batch)
+        self._tell(jobs, [ticket for _, ticket, _ in batch], outcomes)
+
+    def _tell(self, jobs: Sequence[J], tickets: Sequence[Ticket[R]], outcomes: "Sequence[R | Exception]") -> None:
         try:
             delivered = self._deliver(jobs, outcomes)
         except Exception as error:  # noqa: BLE001 - every caller hears of it, and nobody waits for ever
-            delivered = [error] * len(batch)
-        for (_, ticket), outcome in zip(batch, delivered, strict=True):
+            delivered = [error] * len(jobs)
+        for ticket, outcome in zip(tickets, delivered, strict=True):
             if ticket.cancelled():
                 continue
             if isinstance(outcome, Exception):

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.cpus import usable_cpus
 
 MOST_WORKERS = 64
+MOST_TIMEOUT_MS = 3_600_000
 
 
 def _score_threads(settings: dict[str, Any]) -> int:
@@ -67,6 +68,20 @@ class ServingSettings(BaseSettings):
     """Expected time up to which waiting requests are put together into one batch that runs in a thread."""
     most_waiting_rows: int = Field(default=100_000, ge=1)
     """Rows of one version that may wait to be scored; what comes on top is answered 503."""
+    most_wait_ms: float = Field(default=500, gt=0)
+    """A prediction that is expected to wait longer than this for its turn is answered 503 at once, low priorities first."""
+    timeout_ms: int = Field(default=10_000, ge=1, le=MOST_TIMEOUT_MS)
+    """How long after its receipt a prediction may still be scored, when `X-Relevo-Timeout-Ms` does not say."""
+    key_rate: float = Field(default=0, ge=0)
+    """Prediction requests a second that an API key may send to one process; what comes on top is answered 429. 0: any number."""
+    key_burst: int = Field(default=20, ge=1)
+    """Prediction requests that one API key may send at once within `key_rate`."""
+    most_connections: int = Field(default=4096, ge=1)
+    """Connections to one process; those on top are answered 503, but for health, metrics and administration."""
+    head_timeout_s: float = Field(default=10, gt=0)
+    """How long a client may take to send the head of a request; it is disconnected. For the body see `RELEVO_BODY_TIMEOUT_S`."""
+    answer_timeout_s: float = Field(default=30, gt=0)
+    """How long a client may take to receive an answer; it is disconnected."""
     drain_s: float = Field(default=0, ge=0)
     """After SIGTERM: how long to go on answering with /readyz red, so that a load balancer notices, before closing."""
     flush_s: float = Field(default=10, gt=0)

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from services.serving import metrics
+from services.serving.admission import Backlog, Priority
 from services.serving.batching import Batcher
 from services.serving.config import ServingSettings
 from services.serving.errors import LogFull, LogUnwritable
@@ -44,6 +45,9 @@ class Job:
     """The body, when it may be logged as it is."""
     call: Call
     lease: Lease
+    priority: Priority
+    deadline_s: float
+    """When the answer is of no use any more, by `time.perf_counter`, as `began_s`."""
     began_s: float
     write: Write | None = None
     """Makes the answer when it is not that of `/predict`."""
@@ -102,6 +106,8 @@ class Lane:
         *,
         current: Current,
         settings: ServingSettings,
+        on_loop: Backlog,
+        in_threads: Backlog,
     ) -> None:
         self._loaded = loaded
         self._name = loaded.pipeline_name
@@ -122,6 +128,8 @@ class Lane:
             self._deliver,
             loaded.model.cost,
             pool,
+            on_loop=on_loop,
+            in_threads=in_threads,
             inline_s=settings.inline_run_ms / 1000,
             batch_s=settings.batch_ms / 1000,
             most_rows=settings.most_waiting_rows,

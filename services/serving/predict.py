@@ -1,12 +1,14 @@
 """The use case: a request's rows in, scores out, logged before they leave. Touches no database; what takes long runs in threads."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from services.serving import assignment, metrics
+from services.serving.admission import Backlog, Priority
 from services.serving.candidates import by_key, read_list_request
 from services.serving.config import ServingSettings
 from services.serving.instances import MAX_ERRORS, read_envelope
@@ -20,6 +22,7 @@ from services.serving.postprocessing.answers import Ranking
 from services.serving.postprocessing.current import Configurations
 from services.serving.prediction_log.spool import Spool
 from services.serving.rows import Asked, Row
+from services.serving.terms import Terms
 from shared.contracts.scopes import Scope
 from shared.errors import FieldError, Invalid, Malformed, NotFound, Unavailable
 from shared.instances import from_epoch_us
@@ -39,6 +42,9 @@ MOST_NAME = 96
 
 Read = Callable[[Loaded], tuple[list[Row], Write]]
 """The rows of a request for a version, and what writes its answer."""
+
+Urgency = tuple[Priority, float]
+"""Priority and deadline, as `Terms.of` gives them."""
 
 T = TypeVar("T")
 
@@ -63,6 +69,9 @@ class Predictor:
         self._configurations = configurations
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score")
+        self._terms = Terms(settings)
+        self._on_loop = self._backlog(1)
+        self._in_threads = self._backlog(settings.score_threads)
         self._waiting = 0
 
     def close(self) -> None:
@@ -81,14 +90,19 @@ class Predictor:
             NotFound: no such pipeline or version, or nothing is deployed.
             Forbidden: a version was named without the scope for it.
             NotLoadable: the version named cannot serve.
-            Unavailable: the version is still being loaded, too much waits to be scored, or the prediction cannot be logged.
+            KeyTooFast: the key asks more often than it may.
+            Overloaded, DeadlinePassed: too much waits for it to be scored in time.
+            Unavailable: the version is still being loaded, or the prediction cannot be logged.
         """
         began_s = time.perf_counter()
-        large = len(call.body) > INLINE_BODY_BYTES
-        read = await self._aside(self._read_at_once, call, model) if large else self._read_at_once(call, model)
-        asked, lease = read or await self._read_carefully(call, model, large=large)
+        urgency, unchecked = self._begin(call, began_s)
+        if unchecked is None:
+            read = await self._aside(self._read_at_once, call, model, None)
+        else:
+            read = self._read_at_once(call, model, unchecked)
+        asked, lease = read or await self._read_carefully(call, model, unchecked)
         with lease:
-            job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, began_s)
+            job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, *urgency, began_s)
             return (await self._lane(lease.loaded).batcher.submit(job)).answer
 
     def express(self, call: Call, model: str | None, waiting: Waiting) -> bool:
@@ -97,14 +111,19 @@ class Predictor:
         Args:
             call, model: as for `predict`.
             waiting: told the answer, or what `predict` would raise.
+
+        Raises:
+            As `predict`, before anything has begun.
         """
         began_s = time.perf_counter()
-        read = self._read_at_once(call, model)
+        urgency = self._terms.of(call.headers, call.caller, began_s)
+        read = self._read_at_once(call, model, urgency)
         if read is None:
+            self._terms.undo(call.caller)
             return False
         asked, lease = read
         try:
-            job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, began_s)
+            job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, *urgency, began_s)
             self._lane(lease.loaded).batcher.put(job, _Promised(waiting, lease))
         except BaseException:
             lease.release()
@@ -121,17 +140,19 @@ class Predictor:
         began_s = time.perf_counter()
         if version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
-        large = len(call.body) > INLINE_BODY_BYTES
+        urgency, unchecked = self._begin(call, began_s)
         pipeline = self._choose(model, version, call.caller)
-        (rows, write), lease = await self._lease_and_read(call, pipeline, version, read, large=large)
+        (rows, write), lease = await self._lease_and_read(call, pipeline, version, read, unchecked)
         with lease:
-            return (await self._lane(lease.loaded).batcher.submit(Job(rows, None, call, lease, began_s, write))).answer
+            job = Job(rows, None, call, lease, *urgency, began_s, write)
+            return (await self._lane(lease.loaded).batcher.submit(job)).answer
 
     async def rank(self, call: Call, model: str) -> Answer:
         """Answer one request for a list; as `predict` in all else."""
         began_s = time.perf_counter()
-        large, most = len(call.body) > INLINE_BODY_BYTES, self._settings.max_instances
-        asked = await self._aside(read_list_request, call.body, most) if large else read_list_request(call.body, most)
+        (urgency, unchecked), most = self._begin(call, began_s), self._settings.max_instances
+        read_list = read_list_request
+        asked = await self._aside(read_list, call.body, most) if unchecked is None else read_list(call.body, most)
         if asked.version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
 
@@ -140,9 +161,9 @@ class Predictor:
             return by_key(rows, asked)
 
         pipeline = self._choose(model, asked.version, call.caller)
-        (rows, ranking), lease = await self._lease_and_read(call, pipeline, asked.version, read, large=large)
+        (rows, ranking), lease = await self._lease_and_read(call, pipeline, asked.version, read, unchecked)
         with lease:
-            job = Job(rows, None, call, lease, began_s, ranking=ranking)
+            job = Job(rows, None, call, lease, *urgency, began_s, ranking=ranking)
             return (await self._lane(lease.loaded).batcher.submit(job)).answer
 
     async def _lease_and_read(
@@ -151,15 +172,16 @@ class Predictor:
         pipeline: Pipeline,
         version: int | None,
         read: Callable[[Loaded], tuple[list[Row], T]],
-        *,
-        large: bool,
+        unchecked: Urgency | None,
     ) -> tuple[tuple[list[Row], T], Lease]:
         """What is read for the version that answers, and its lease."""
 
         async def read_for(loaded: Loaded) -> tuple[list[Row], T]:
-            return await self._aside(read, loaded) if large else read(loaded)
+            return await self._aside(read, loaded) if unchecked is None else read(loaded)
 
         lease = await self._lease(pipeline, version)
+        if unchecked is not None:
+            self._let_in(lease, unchecked)
         try:
             found = await read_for(lease.loaded)
         except BaseException:
@@ -169,7 +191,24 @@ class Predictor:
             return found, lease
         return await self._by_canary(call, lease, found[0], read_for) or (found, lease)
 
-    def _read_at_once(self, call: Call, model: str | None) -> tuple[Asked, Lease] | None:
+    def _begin(self, call: Call, began_s: float) -> tuple[Urgency, Urgency | None]:
+        """A request's urgency; and once more when it may still be refused before it is read, None for a large one, let in now."""
+        urgency = self._terms.of(call.headers, call.caller, began_s)
+        if len(call.body) <= INLINE_BODY_BYTES:
+            return urgency, urgency
+        self._in_threads.check(*urgency)
+        return urgency, None
+
+    def has_room(self) -> bool:
+        """Whether a prediction that came now would wait for nobody, and so work that may be left undone may be begun."""
+        return self._on_loop.has_room() and self._in_threads.has_room()
+
+    def _backlog(self, servers: int) -> Backlog:
+        chance = random.Random()  # noqa: S311 - it only spreads retries
+        most_wait_s = self._settings.most_wait_ms / 1000
+        return Backlog(servers=servers, most_wait_s=most_wait_s, clock=time.perf_counter, chance=chance)
+
+    def _read_at_once(self, call: Call, model: str | None, unchecked: Urgency | None) -> tuple[Asked, Lease] | None:
         """For a good request to a live version; None for any other, which is then read carefully."""
         name = model or _named_in(call.body)
         pipeline = self._follower.catalogue.pipelines.get(name) if name else self._sole(call.caller)
@@ -178,6 +217,8 @@ class Predictor:
         lease = self._slots.lease_live(pipeline.name)
         if lease is None:
             return None
+        if unchecked is not None:
+            self._let_in(lease, unchecked)
         asked = lease.loaded.codec.decode(
             call.body, received_us(call), max_instances=self._settings.max_instances, names_model=model is None
         )
@@ -202,7 +243,15 @@ class Predictor:
         deployed = [pipeline for pipeline in self._follower.catalogue.visible(caller) if pipeline.pointer is not None]
         return deployed[0] if len(deployed) == 1 else None
 
-    async def _read_carefully(self, call: Call, model: str | None, *, large: bool) -> tuple[Asked, Lease]:
+    def _let_in(self, lease: Lease, urgency: Urgency) -> None:
+        try:
+            self._lane(lease.loaded).batcher.check(*urgency)
+        except BaseException:
+            lease.release()
+            raise
+
+    async def _read_carefully(self, call: Call, model: str | None, unchecked: Urgency | None) -> tuple[Asked, Lease]:
+        large = unchecked is None
         document = await self._aside(strict_json, call.body) if large else strict_json(call.body)
         asked = read_envelope(document, max_instances=self._settings.max_instances, names_model=model is None)
         if asked.version is not None:
@@ -216,6 +265,8 @@ class Predictor:
             return loaded.codec.read(instances, received_at)
 
         lease = await self._lease(pipeline, asked.version)
+        if unchecked is not None:
+            self._let_in(lease, unchecked)
         try:
             rows = await read(lease.loaded)
         except BaseException:
@@ -290,10 +341,10 @@ class Predictor:
     def _lane(self, loaded: Loaded) -> Lane:
         lane = loaded.lane
         if lane is None:
-            current = self._configurations.of(loaded.pipeline_name)
             lane = loaded.lane = Lane(
-                loaded, self._ids, self._spool, self._pool, current=current, settings=self._settings
-            )
+                loaded, self._ids, self._spool, self._pool, current=self._configurations.of(loaded.pipeline_name),
+                settings=self._settings, on_loop=self._on_loop, in_threads=self._in_threads,
+            )  # fmt: skip
         return lane
 
     async def _aside(self, call: Callable[..., T], *arguments: Any) -> T:

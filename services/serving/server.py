@@ -1,16 +1,19 @@
 """How serving's HTTP server is made: one place for one process and for many."""
 
 import gc
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 
-from shared.web.express import ExpressProtocol
+from shared.web.patience import PatientProtocol
 
-HTTP_PROTOCOL: Any = ExpressProtocol
+HTTP_PROTOCOL: Any = PatientProtocol
 """What speaks HTTP on a connection: a name that uvicorn knows, or a class of `asyncio.Protocol` as uvicorn's are."""
+OTHER_FILES = 256
+"""Files that a process holds beside its connections."""
 CLOSE_WITHIN_S = 8
 """At the end, how long requests under way may take to finish."""
 
@@ -33,6 +36,16 @@ def make_config(app: str | Callable[..., Any], **options: Any) -> uvicorn.Config
         timeout_graceful_shutdown=CLOSE_WITHIN_S,
         **options,
     )
+
+
+def allow_files(connections: int) -> int:
+    """Have the system allow so many connections, or as many as it will; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(1, soft - OTHER_FILES))
 
 
 class Server(uvicorn.Server):

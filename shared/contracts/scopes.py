@@ -14,6 +14,7 @@ class Scope(StrEnum):
     VALIDATE = "validate"  #: ask for validations, approve or reject what is held, acknowledge alerts
     PREDICT = "predict"  #: ask the live model for predictions
     PREDICT_VERSION = "predict:version"  #: name another version than the live one in a prediction request
+    PREDICT_PRIORITY = "predict:priority"  #: ask for predictions that go before those of others
     FEEDBACK = "feedback"  #: send the truth about predictions
     DEPLOY = "deploy"  #: promote a version, roll back
     KEYS = "keys"  #: create, list and revoke API keys, never beyond one's own scopes and pipelines
@@ -22,5 +23,5 @@ class Scope(StrEnum):
 ADMIN = frozenset(Scope)
 """Everything: what the bootstrap admin key holds."""
 
-OFFLINE = frozenset({Scope.PREDICT, Scope.PREDICT_VERSION, Scope.FEEDBACK})
+OFFLINE = frozenset({Scope.PREDICT, Scope.PREDICT_VERSION, Scope.PREDICT_PRIORITY, Scope.FEEDBACK})
 """Scopes that go on, for a while, when PostgreSQL is away and keys cannot be read anew. All others fail closed."""

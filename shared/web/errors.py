@@ -4,7 +4,7 @@ No rejected value, no stack and no text of a driver ever reaches a client; what 
 generic sentence.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -37,7 +37,7 @@ CLOSING = frozenset({408, 413})
 """The client may still be sending: the connection ends with the answer instead of reading on."""
 
 
-Handler = Callable[[Request, Exception], Awaitable[Response]]
+Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 
 
 class FieldProblem(BaseModel):

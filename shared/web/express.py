@@ -11,14 +11,14 @@ sent before the answer to the last one) goes the general way, which gives the sa
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared.ids import new_id_number
 from shared.observability.context import accept_request_id
 from shared.web.body import as_length, is_json
-from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply
+from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply, plain_headers
 
 MOST_BYTES = HIGH_WATER_LIMIT
 """Of a body; with more, the general way stops reading for a while."""
@@ -105,18 +105,32 @@ class ExpressProtocol(HttpToolsProtocol):
         """Write an answer, and make ready for the next request."""
         reply = Reply(answer) if isinstance(answer, bytes) else answer
         body = reply.body
-        parts = [
-            self._common_head(),
-            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-content-type-options: nosniff\r\n"
-            % (reply.content_type, len(body), turn.call.request_id.encode()),
-            *(b"%b: %b\r\n" % header for header in reply.headers),
-            b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n",
+        self._write(
+            turn,
+            [
+                self._common_head(),
+                b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-content-type-options: nosniff\r\n"
+                % (reply.content_type, len(body), turn.call.request_id.encode()),
+                *(b"%b: %b\r\n" % header for header in reply.headers),
+            ],
             body,
-        ]
+        )
+
+    def refuse(self, turn: "Turn", error: Exception) -> None:
+        """Write the problem that an error is. Where more comes than can be answered, most of the work is this."""
+        response = turn.route.problem(turn.call, self._scope_of(turn), error)
+        turn.keep_alive = turn.keep_alive and response.headers.get("connection") != "close"
+        headers = [*self.server_state.default_headers, *response.raw_headers, *plain_headers(turn.call)]
+        lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"]
+        self._write(turn, [STATUS_LINE[response.status_code], *lines], bytes(response.body))
+        turn.route.measure(turn.call, response.status_code, len(response.body))
+
+    def _write(self, turn: "Turn", head: list[bytes], body: bytes) -> None:
         turn.response_complete = True
         if self.transport.is_closing():
             return
-        self.transport.write(b"".join(parts))
+        head += (b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", body)
+        self.transport.write(b"".join(head))
         if not turn.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -129,31 +143,6 @@ class ExpressProtocol(HttpToolsProtocol):
             lines = b"".join(b"%b: %b\r\n" % header for header in common)
             head = self._head = (common, b"HTTP/1.1 200 OK\r\n" + lines)
         return head[1]
-
-    def refuse(self, turn: "Turn", error: Exception) -> None:
-        """Answer with the problem that an error is, the general way."""
-        turn.response_complete = True
-        cycle = RequestResponseCycle(
-            scope=self._scope_of(turn),  # type: ignore[arg-type]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=turn.message_event,
-            expect_100_continue=False,
-            keep_alive=turn.keep_alive,
-            on_response=self.on_response_complete,
-        )
-        cycle.disconnected = turn.disconnected
-        if self.cycle is turn:
-            self.cycle = cycle
-
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            await turn.route.refuse(turn.call, scope, send, error)
-
-        self._start_asgi_task(cycle, answer)  # type: ignore[arg-type]
 
     def _scope_of(self, turn: "Turn") -> Scope:
         return {

@@ -9,7 +9,7 @@ such a route straight to `RawRoute.serve`; the checks, their order and their ans
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any, Protocol
@@ -79,8 +79,13 @@ Answer = bytes | Reply
 """JSON bytes, or more."""
 Handler = Callable[[Call], Awaitable[Answer]]
 """Answers, or raises a RelevoError."""
-Refuse = Callable[[Request, Exception], Awaitable[Response]]
-"""The response that an exception is."""
+Refuse = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
+"""The response that an exception is; it never waits for anything."""
+
+
+def plain_headers(call: Call) -> tuple[tuple[bytes, bytes], ...]:
+    """What every answer of a raw route says at the end of its headers."""
+    return (b"x-request-id", call.request_id.encode()), _NOSNIFF
 
 
 class Waiting(Protocol):
@@ -140,14 +145,24 @@ class RawRoute(GuardedRoute):
         await self._send(call, send, 200, described, reply.body)
 
     async def refuse(self, call: Call, scope: AsgiScope, send: Send, error: Exception) -> None:
-        """Answer a request with what an exception is: the last resort, which also logs what nobody foresaw."""
-        token = request_id.set(call.request_id)
-        response = await self._refuse(Request(scope), error)
-        request_id.reset(token)
+        """Answer a request with what an exception is."""
+        response = self.problem(call, scope, error)
         await self._send(call, send, response.status_code, response.raw_headers, bytes(response.body))
 
+    def problem(self, call: Call, scope: AsgiScope, error: Exception) -> Response:
+        """The response that an exception is: the last resort, which also logs what nobody foresaw."""
+        token = request_id.set(call.request_id)
+        try:
+            self._refuse(Request(scope), error).send(None)
+        except StopIteration as done:
+            response: Response = done.value
+            return response
+        finally:
+            request_id.reset(token)
+        raise RuntimeError("what makes a problem of an exception never waits")
+
     async def _send(self, call: Call, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        headers += ((b"x-request-id", call.request_id.encode()), _NOSNIFF)
+        headers += plain_headers(call)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self.measure(call, status, len(body))
@@ -162,7 +177,7 @@ class RawRoute(GuardedRoute):
             except ClientDisconnect:
                 raise
             except Exception as error:  # noqa: BLE001 - the last resort: it is logged, and answered as a problem
-                return await self._refuse(request, error)
+                return self.problem(call, request.scope, error)
             reply = Reply(answer) if isinstance(answer, bytes) else answer
             headers = {name.decode(): value.decode() for name, value in reply.headers}
             return Response(reply.body, media_type=reply.content_type.decode(), headers=headers)

@@ -31,7 +31,7 @@ from services.serving.oip.schemas import (
     VersionName,
 )
 from services.serving.predict import received_us
-from services.serving.routes.predict import ASSIGNMENT_KEY, json_body
+from services.serving.routes.predict import PARAMETERS, json_body
 from services.serving.routes.state import Serving
 from shared.contracts.scopes import Scope
 from shared.errors import Invalid, Unavailable, UnsupportedMedia
@@ -54,6 +54,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": InferenceError} 
 _INFER: dict[str, Any] = json_body(InferRequestBody)
 _INFER["requestBody"]["content"][_OCTETS] = {"schema": {"type": "string", "format": "binary"}}
 _INFER["parameters"] = [
+    *PARAMETERS,
     {
         "name": "Inference-Header-Content-Length",
         "in": "header",
@@ -64,8 +65,8 @@ _INFER["parameters"] = [
         ),
         "schema": {"type": "integer", "minimum": 0},
     },
-    ASSIGNMENT_KEY,
 ]
+_TOO_FAST: dict[int | str, dict[str, Any]] = {429: {"model": InferenceError}}
 _OCTET_ANSWER: dict[str, Any] = {"content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -145,7 +146,7 @@ async def version_ready(call: Call) -> Answer:
     Scope.PREDICT,
     response_model=InferAnswer,
     openapi_extra=_INFER,
-    responses={200: _OCTET_ANSWER},
+    responses={200: _OCTET_ANSWER, **_TOO_FAST},
 )
 async def infer(call: Call) -> Answer:
     """Score rows with the live version; each answer is logged before it leaves."""
@@ -157,7 +158,7 @@ async def infer(call: Call) -> Answer:
     Scope.PREDICT,
     response_model=InferAnswer,
     openapi_extra=_INFER,
-    responses={200: _OCTET_ANSWER},
+    responses={200: _OCTET_ANSWER, **_TOO_FAST},
 )
 async def infer_version(call: Call) -> Answer:
     """Score rows with a version, logged as pinned. Needs the scope `predict:version`, too."""

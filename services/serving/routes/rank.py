@@ -1,7 +1,7 @@
 """POST /v1/models/{p}/rank: a raw route, as those of `predict`."""
 
 from services.serving.postprocessing.schemas import RankRequest, RankResponse
-from services.serving.routes.predict import json_body
+from services.serving.routes.predict import predicts
 from services.serving.routes.state import Serving
 from shared.contracts.scopes import Scope
 from shared.web.auth import GuardedRouter
@@ -15,7 +15,7 @@ router = GuardedRouter(tags=["predict"])
     "/v1/models/{p}/rank",
     scope=Scope.PREDICT,
     response_model=RankResponse,
-    openapi_extra=json_body(RankRequest),
+    **predicts(RankRequest),
 )
 async def rank(call: Call) -> Answer:
     """Put candidates in order with the live model and the stages in force. Each that was scored is logged, raw and final."""

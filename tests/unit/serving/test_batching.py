@@ -3,15 +3,19 @@
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.serving.admission import Backlog, Priority
 from services.serving.batching import Batcher
+from services.serving.errors import DeadlinePassed, Overloaded
 from services.serving.run_cost import RunCost
 from shared.errors import Unavailable
 
@@ -22,6 +26,8 @@ class Rows:
 
     numbers: tuple[int, ...]
     fails: bool = False
+    priority: Priority = Priority.NORMAL
+    deadline_s: float = inf
 
     @property
     def size(self) -> int:
@@ -56,6 +62,10 @@ class Doubling:
         return outcomes
 
 
+def backlog(servers: int, most_wait_s: float = inf) -> Backlog:
+    return Backlog(servers=servers, most_wait_s=most_wait_s, clock=time.perf_counter, chance=random.Random(7))
+
+
 def batcher(
     model: Doubling,
     pool: ThreadPoolExecutor,
@@ -63,9 +73,11 @@ def batcher(
     inline_s: float = 1.0,
     cost: RunCost | None = None,
     most_rows: int = 10**6,
+    most_wait_s: float = inf,
 ) -> Batcher[Rows, list[int]]:
     return Batcher(
         model.score, model.deliver, cost or RunCost(0, 1e-6), pool,
+        on_loop=backlog(1, most_wait_s), in_threads=backlog(2, most_wait_s),
         inline_s=inline_s, batch_s=1e-4, most_rows=most_rows, threads=2,
     )  # fmt: skip
 
@@ -157,7 +169,7 @@ async def test_more_than_may_wait_is_refused_and_room_comes_back() -> None:
     with ThreadPoolExecutor(1) as pool:
         asked = batcher(model, pool, most_rows=10)
         first = asked.submit(Rows(tuple(range(11))))  # one alone is never too large: its own limit is the request's
-        with pytest.raises(Unavailable, match="try again"):
+        with pytest.raises(Overloaded, match="Try again"):
             asked.submit(Rows((1,)))
         await first
         assert await asked.submit(Rows((1,))) == [2]
@@ -220,7 +232,7 @@ async def test_what_fails_while_answers_are_handed_out_reaches_their_callers(inl
     with ThreadPoolExecutor(1) as pool:
         asked = Batcher(
             model.score, breaks_once, RunCost(0, 1e-6), pool,
-            inline_s=inline_s, batch_s=1e-4, most_rows=10, threads=1,
+            on_loop=backlog(1), in_threads=backlog(1), inline_s=inline_s, batch_s=1e-4, most_rows=10, threads=1,
         )  # fmt: skip
         with pytest.raises(MemoryError):
             await asyncio.wait_for(asked.submit(Rows((1,))), 30)
@@ -244,3 +256,106 @@ async def test_waiting_for_the_processor_does_not_make_work_too_long_for_the_loo
             assert await asked.submit(Rows((number,))) == [2 * number]
             number += 1
     assert cost.of(1) <= 1e-3, "it waits in its thread, it does not work"
+
+
+# Under more load than can be scored
+
+
+class Held(Doubling):
+    """Scores nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started, self.goes_on = threading.Event(), threading.Event()
+
+    def score(self, jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        self.started.set()
+        assert self.goes_on.wait(30)
+        return super().score(jobs)
+
+
+def long(number: int, priority: Priority = Priority.NORMAL, deadline_s: float = inf) -> Rows:
+    """A job that fills a batch of a thread."""
+    return Rows(tuple(range(number, number + 100)), priority=priority, deadline_s=deadline_s)
+
+
+def in_one_thread(model: Doubling, pool: ThreadPoolExecutor, most_wait_s: float = inf) -> Batcher[Rows, list[int]]:
+    return Batcher(
+        model.score, model.deliver, RunCost(0, 1e-6), pool, on_loop=backlog(1), in_threads=backlog(1, most_wait_s),
+        inline_s=0, batch_s=1e-4, most_rows=10**6, threads=1,
+    )  # fmt: skip
+
+
+async def test_who_is_urgent_goes_first_and_who_is_too_late_is_not_scored() -> None:
+    model = Held()
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_one_thread(model, pool)
+        running = asked.submit(long(0))
+        await asyncio.to_thread(model.started.wait, 30)
+        low, normal, high = (asked.submit(long(1000 * p, p)) for p in reversed(Priority))
+        late = asked.submit(long(9000, deadline_s=time.perf_counter() + 0.01))
+        with pytest.raises(DeadlinePassed, match="X-Relevo-Timeout-Ms"):
+            await asyncio.wait_for(late, 30)  # while the thread is still held up
+        assert not running.done()
+        model.goes_on.set()
+        await asyncio.gather(running, low, normal, high)
+    assert [job.numbers[0] for job in model.delivered] == [0, 0, 1000, 2000]
+
+
+async def test_more_than_can_be_scored_in_time_is_refused_by_priority_and_room_comes_back() -> None:
+    model = Held()
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_one_thread(model, pool, most_wait_s=2.5e-4)  # two and a half batches
+        taken = [asked.submit(long(0))]
+        await asyncio.to_thread(model.started.wait, 30)
+        taken += [asked.submit(long(number)) for number in (1, 2)]
+        for refused in (Priority.NORMAL, Priority.LOW):
+            with pytest.raises(Overloaded):
+                asked.check(refused, inf)
+            with pytest.raises(Overloaded) as error:
+                asked.submit(long(3, refused))
+            assert error.value.retry_after_s is not None
+            assert 1 <= error.value.retry_after_s <= 4
+        with pytest.raises(DeadlinePassed):
+            asked.submit(long(4, Priority.HIGH, time.perf_counter()))
+        taken.append(asked.submit(long(5, Priority.HIGH)))  # waits for what runs, not for what waits
+        model.goes_on.set()
+        await asyncio.gather(*taken)
+        assert await asked.submit(Rows((1,))) == [2]
+        assert await asked.submit(long(6, Priority.LOW)) == [2 * number for number in range(6, 106)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), inline_us=st.sampled_from([0, 30, 10**6]), breaks_at=st.sampled_from([None, 2]))
+def test_whatever_becomes_of_jobs_nothing_is_left_on_the_books(
+    seed: int, inline_us: int, breaks_at: int | None
+) -> None:
+    draw = random.Random(seed)
+
+    async def all_of_them(pool: ThreadPoolExecutor) -> None:
+        asked = batcher(Doubling(breaks_at=breaks_at), pool, inline_s=inline_us / 1e6, most_wait_s=1e-4)
+        futures = []
+        for _ in range(60):
+            job = Rows(
+                tuple(range(draw.choice([1, 1, 3, 50]))),
+                priority=draw.choice(list(Priority)),
+                deadline_s=draw.choice([inf, inf, time.perf_counter() + 1e-4]),
+            )
+            try:
+                futures.append(asked.submit(job))
+            except (Overloaded, DeadlinePassed):
+                continue
+            if draw.random() < 0.2:
+                futures[-1].cancel()
+            if draw.random() < 0.3:
+                await asyncio.sleep(0)
+        await asyncio.gather(*futures, return_exceptions=True)
+        for _ in range(1000):  # those who left are found when their turn comes
+            await asyncio.sleep(0)
+        for queue in (asked._short, asked._long):
+            assert queue.backlog.has_room()
+            assert queue.backlog.wait_s(Priority.LOW) == 0
+        assert asked._rows == [0, 0, 0]
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(all_of_them(pool))
