@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class Load:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    wrong: int
+    """Good answers with a score that is not that of the version they name; 0 where none was expected."""
     connections: int
 
     @property
@@ -60,6 +63,8 @@ def run(
     core: int,
     think_ms: float = 0,
     json_bytes: int | None = None,
+    expected: Mapping[int, float] | None = None,
+    tolerance: float = 0,
 ) -> Load:
     """Load one address.
 
@@ -69,6 +74,7 @@ def run(
         core: CPU that wrk may use.
         think_ms: mean pause of a connection between two requests.
         json_bytes: length of the JSON that the body begins with, when binary data follows.
+        expected: the score of the body's one row by version: every answer is compared, within the tolerance.
     """
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
@@ -78,6 +84,8 @@ def run(
             "BODY": file.name,
             "API_KEY": key,
             "THINK_MS": str(think_ms),
+            "EXPECTED": ",".join(f"{version}={score!r}" for version, score in (expected or {}).items()),
+            "TOLERANCE": str(tolerance),
             "JSON_BYTES": "" if json_bytes is None else str(json_bytes),
         }
         command = [

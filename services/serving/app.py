@@ -17,6 +17,7 @@ from services.serving.models.catalogue import Catalogue
 from services.serving.models.follower import Follower
 from services.serving.models.listener import Listener
 from services.serving.models.loader import Loader
+from services.serving.models.recent import RecentRequests
 from services.serving.models.slots import ModelSlots
 from services.serving.oip import errors as oip_errors
 from services.serving.postprocessing.changes import PostprocessingChanges
@@ -129,7 +130,13 @@ async def _replica(
     drain: Drain,
 ) -> AsyncIterator[None]:
     """The parts that live as long as the app: folder, log, slots and the threads. What starts last stops first."""
-    loader = Loader(store, settings.spool_dir / "artifacts", threads=settings.intra_op_threads)
+    loader = Loader(
+        store,
+        settings.spool_dir / "artifacts",
+        threads=settings.intra_op_threads,
+        recent=RecentRequests(settings.replay_requests),
+        max_instances=settings.max_instances,
+    )
     slots = ModelSlots(loader.load, pinned_limit=settings.pinned_versions)
     folder = claim(settings.spool_dir)
     spool = Spool(

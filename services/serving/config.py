@@ -54,6 +54,8 @@ class ServingSettings(BaseSettings):
     """Most instances in one prediction request, and most items in one feedback request."""
     pinned_versions: int = Field(default=2, ge=1)
     """Versions of a pipeline kept loaded because requests name them."""
+    replay_requests: int = Field(default=32, ge=0, le=1024)
+    """Recent requests of a pipeline kept in memory; a new version must score them before it answers. 0 keeps none."""
     load_wait_s: float = Field(default=30, gt=0)
     """How long a request waits for a version it names, or a promotion for its version, to be loaded."""
     apply_wait_s: float = Field(default=10, gt=0)

@@ -17,6 +17,7 @@ from services.serving.errors import LogFull, LogUnwritable
 from services.serving.instances import MAX_ERRORS
 from services.serving.models.loader import Loaded
 from services.serving.models.model import Feeds
+from services.serving.models.recent import EVERY_S
 from services.serving.models.slots import Lease
 from services.serving.postprocessing.answers import Processed, Ranking, Scores, process
 from services.serving.postprocessing.current import Current
@@ -121,6 +122,7 @@ class Lane:
         )
         self._record_heads: dict[tuple[int, Role, str], bytes] = {}
         self._counted: dict[Role, metrics.OfVersion] = {}
+        self._sample = loaded.sample
         self._batch_rows = metrics.batch_rows()
         self._append_seconds = metrics.log_append_seconds()
         self.batcher: Batcher[Job, Scored] = Batcher(
@@ -135,6 +137,12 @@ class Lane:
             most_rows=settings.most_waiting_rows,
             threads=settings.score_threads,
         )
+
+    def retire(self) -> None:
+        """Let go of the version, which holds this lane in turn: so the model goes with its last reference, and not when garbage is
+        looked for. No request can come any more; one whose caller has left while it ran fails, unheard.
+        """
+        del self._loaded
 
     # In a thread or on the loop
 
@@ -255,6 +263,8 @@ class Lane:
                     sum(job.size for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, Scored))
                 )
         now_s = time.perf_counter()
+        if now_s >= self._sample.due_s:
+            self._sample_one(jobs, outcomes, now_s)
         self._append_seconds.observe(now_s - began_s)
         self._batch_rows.observe(sum(job.size for job in jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):
@@ -265,6 +275,14 @@ class Lane:
                 counted.request_rows.observe(job.size)
                 counted.request_seconds.observe(now_s - job.began_s)
         return outcomes
+
+    def _sample_one(self, jobs: Sequence[Job], outcomes: Sequence[Scored | Exception], now_s: float) -> None:
+        """Keep the body of a request that was answered by the live version, if there is one here."""
+        self._sample.due_s = now_s + EVERY_S
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Scored) and job.write is None and job.lease.role is Role.LIVE:
+                self._sample.keep(job.call.body)
+                return
 
     def _count(self, role: Role) -> metrics.OfVersion:
         self._counted[role] = metrics.OfVersion(self._name, self._loaded.version.number, role)

@@ -163,6 +163,16 @@ class RowCodec:
             return None
         return Asked(rows, document.model if names_model else None, document.version, as_sent=not self._moments)
 
+    def prepare(self, max_instances: int) -> None:
+        """Generate the decoders now, so that the first request does not wait for it."""
+        for names_model in (True, False):
+            self._decoder(names_model, max_instances)
+
+    @property
+    def prepared(self) -> set[int]:
+        """The limits of rows that decoders were generated for."""
+        return {max_instances for _, max_instances in self._decoders}
+
     def _decoder(self, names_model: bool, max_instances: int) -> "msgspec.json.Decoder[Any]":
         found = self._decoders.get((names_model, max_instances))
         if found is None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from services.trainer.export import OUTPUT, check_export, export_model
+from services.trainer.golden import make_golden
 from services.trainer.loop import Epoch, Examples, train_epochs
 from services.trainer.networks import Scorer, make_network
 from services.trainer.transform import (
@@ -23,6 +24,7 @@ from services.trainer.transform import (
 )
 from shared.errors import Invalid
 from shared.feeds import Feeds, times_us
+from shared.golden import Golden
 from shared.spec import PipelineSpec
 
 PARITY_ROWS = 5_000
@@ -39,6 +41,8 @@ class FittedModel:
     onnx_bytes: bytes
     signature: dict[str, Any]
     """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task"}`."""
+    golden: Golden
+    """What serving must score alike before the model may answer."""
     metrics: dict[str, float]
     epochs: list[Epoch]
     parity_max_diff: float
@@ -101,6 +105,7 @@ def fit_model(
     data = export_model(scorer, transform, spec, metadata)
     sample = rows[np.unique(np.linspace(0, len(rows.labels) - 1, PARITY_ROWS).astype(int))]
     difference = check_export(data, sample.feeds, scorer, transform)
+    golden = make_golden(data, scorer, transform, spec)
     metrics = {
         "rows": float(len(rows.labels)),
         "rows_held_out": float(held_out),
@@ -111,7 +116,7 @@ def fit_model(
     }
     if best.valid_loss is not None:
         metrics["valid_loss"] = best.valid_loss
-    return FittedModel(data, signature_of(spec), metrics, epochs, difference, _device().type)
+    return FittedModel(data, signature_of(spec), golden, metrics, epochs, difference, _device().type)
 
 
 def signature_of(spec: PipelineSpec) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from services.trainer.config import trainer_settings
 from shared.artifacts import ArtifactStore, open_store
 from shared.config import local_cache_dir
 from shared.errors import LeaseLost, RelevoError
+from shared.golden import encode
 from shared.ids import new_id
 from shared.jobs import faults
 from shared.jobs import lease as leases
@@ -123,8 +124,9 @@ def train_run(sessions: Sessions, store: ArtifactStore, lease: Lease) -> ModelVe
     _tell(sessions, lease, {"step": "storing"})
     with _timed(seconds, "store_s"):
         digest = store.put_bytes(fitted.onnx_bytes)
+        golden = store.put_bytes(encode(fitted.golden))
     version = faults.patiently(
-        lambda: _record_version(sessions, lease, order, fitted=fitted, digest=digest, seconds=seconds),
+        lambda: _record_version(sessions, lease, order, fitted=fitted, digest=digest, golden=golden, seconds=seconds),
         stopping=lease.stopping,
     )
     log.info("trained", version=version.number, digest=digest, seconds=seconds)
@@ -145,7 +147,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _record_version(
-    sessions: Sessions, lease: Lease, order: Order, *, fitted: Any, digest: str, seconds: dict[str, float]
+    sessions: Sessions, lease: Lease, order: Order, *, fitted: Any, digest: str, golden: str, seconds: dict[str, float]
 ) -> ModelVersion:
     """End the run with its version, in one transaction."""
     assert order.dataset.train_end is not None
@@ -165,7 +167,7 @@ def _record_version(
             spec_version=run.spec_version,
             digest=digest,
             size_bytes=len(fitted.onnx_bytes),
-            signature=fitted.signature,
+            signature={**fitted.signature, "golden": golden},
             metrics=metrics,
             as_of=order.dataset.as_of,
             train_end=order.dataset.train_end,

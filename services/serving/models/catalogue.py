@@ -20,10 +20,20 @@ class Version:
     state: str
     digest: str
     signature: Mapping[str, Any]
-    """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task"}`."""
+    """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task", "golden"?}`."""
     spec_version: int
     train_end: datetime
     train_label_mean: float
+
+    @property
+    def golden(self) -> str | None:
+        """Digest of its golden vectors; None for a version of before there were any."""
+        return self.signature.get("golden")
+
+    @property
+    def digests(self) -> set[str]:
+        """Every artifact that loading it takes."""
+        return {self.digest} if self.golden is None else {self.digest, self.golden}
 
 
 @dataclass(frozen=True, slots=True)

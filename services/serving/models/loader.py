@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from services.serving.errors import NotLoadable
 from services.serving.models.catalogue import Pipeline, Version
 from services.serving.models.model import Model, Signature, open_model, read_signature
+from services.serving.models.recent import RecentRequests, Sample
+from services.serving.models.rehearsal import check_golden, replay
 from services.serving.rows import RowCodec
 from shared.artifacts import ArtifactStore
 from shared.artifacts.base import sha256_hex
@@ -37,6 +39,8 @@ class Loaded:
     """The pipeline's spec version that `codec` knows beside the version's own."""
     model: Model
     load_s: float
+    sample: Sample
+    """Requests to its pipeline that were answered lately."""
     lane: "Lane | None" = None
     """What answers with it, made when it is first asked."""
 
@@ -52,24 +56,30 @@ class Loaded:
 class Loader:
     """Loads versions. Blocks; may be called from several threads."""
 
-    def __init__(self, store: ArtifactStore, cache: Path, *, threads: int) -> None:
+    def __init__(
+        self, store: ArtifactStore, cache: Path, *, threads: int, recent: RecentRequests, max_instances: int
+    ) -> None:
         """Prepare.
 
         Args:
             store: where artifacts are.
             cache: folder for verified copies of those that are far away.
             threads: intra-op threads of each session.
+            recent: requests that a version must score before it may answer.
+            max_instances: most rows in a request.
         """
         self._store = store
         self._cache = cache
         self._threads = threads
+        self._recent = recent
+        self._max_instances = max_instances
 
     def load(self, pipeline: Pipeline, number: int) -> Loaded:
-        """Fetch, verify, check, load and warm one version.
+        """Fetch, verify, check, load and warm one version, and rehearse with it.
 
         Raises:
             NotFound: no such version.
-            NotLoadable: its artifact is missing, damaged or not a model that fits; says which.
+            NotLoadable: its artifact is missing, damaged, not a model that fits, or scores otherwise than it must; says which.
             Unavailable: the artifact store does not answer.
         """
         began = time.monotonic()
@@ -80,13 +90,22 @@ class Loader:
             data = self._fetch(version.digest)
             model = open_model(data, signature, threads=self._threads)
             codec = codec_for(spec, parse(dict(pipeline.spec)), model.signature)
+            sample = self._recent.of(pipeline.name)
+            self._rehearse(version, model, codec, sample)
         except Unavailable:
             raise
         except (ArtifactCorrupt, ArtifactMissing, Invalid) as error:
             raise NotLoadable(f"Version {number} of {pipeline.name} cannot serve: {error.detail}") from error
         return Loaded(
-            pipeline.id, pipeline.name, version, codec, pipeline.spec_version, model, time.monotonic() - began
+            pipeline.id, pipeline.name, version, codec, pipeline.spec_version, model, time.monotonic() - began, sample
         )
+
+    def _rehearse(self, version: Version, model: Model, codec: RowCodec, sample: Sample) -> None:
+        codec.prepare(self._max_instances)
+        if version.golden is not None:
+            check_golden(model, codec, self._fetch(version.golden))
+        now_us = time.time_ns() // 1000
+        replay(model, codec, sample.newest(), now_us=now_us, max_instances=self._max_instances)
 
     def forget_others(self, keep: Collection[str]) -> None:
         """Remove cached copies of artifacts that are not in use and were not fetched just now."""
@@ -111,6 +130,8 @@ def refit(loaded: Loaded, pipeline: Pipeline) -> Loaded:
     """The same version, reading instances by the pipeline's current spec."""
     spec = parse(dict(pipeline.specs[loaded.version.spec_version]))
     codec = codec_for(spec, parse(dict(pipeline.spec)), loaded.model.signature)
+    for max_instances in loaded.codec.prepared:
+        codec.prepare(max_instances)
     return replace(loaded, codec=codec, current_spec=pipeline.spec_version, lane=None)
 
 

@@ -15,6 +15,7 @@ import structlog
 from services.serving import metrics
 from services.serving.errors import NotLoadable
 from services.serving.models.catalogue import Pipeline
+from services.serving.models.letting_go import let_go
 from services.serving.models.loader import Loaded, refit
 from services.serving.models.policy import (
     LOADED,
@@ -202,8 +203,10 @@ class ModelSlots:
                             group.slots[version].state = SlotState.DRAINING
                         case Unload(version):
                             metrics.forget_version(pipeline.name, version)
-                            if group.slots.pop(version).loaded is not None:
+                            slot = group.slots.pop(version)
+                            if slot.loaded is not None:
                                 log.info("model version unloaded", model=pipeline.name, version=version)
+                                self._pool.submit(let_go, slot)
             if not actions:
                 break
         metrics.tell_missing(pipeline, group.applied)
@@ -272,7 +275,7 @@ class ModelSlots:
     def digests(self) -> set[str]:
         """The artifacts of everything loaded."""
         with self._lock:
-            return {slot.loaded.version.digest for slot in self._all() if slot.loaded is not None}
+            return {digest for slot in self._all() if slot.loaded is not None for digest in slot.loaded.version.digests}
 
     def _all(self) -> Iterable[Slot]:
         return [slot for group in self._groups.values() for slot in group.slots.values()]

@@ -9,7 +9,7 @@ import torch
 from spox import Var, build
 
 from services.trainer.transform import graph
-from services.trainer.transform.fit import fit_statistics
+from services.trainer.transform.fit import Statistics, fit_statistics
 from shared.feeds import Feeds
 from shared.spec import PipelineSpec
 
@@ -33,6 +33,8 @@ class Transform:
     number_names: tuple[str, ...]
     id_names: tuple[str, ...]
     id_sizes: tuple[int, ...]
+    statistics: Statistics = field(repr=False, compare=False)
+    """What the graph was compiled from."""
     _session: ort.InferenceSession = field(repr=False, compare=False)
 
     def __call__(self, feeds: Feeds) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +55,8 @@ def fit_transform(feeds: Feeds, spec: PipelineSpec, *, min_count: int = 1) -> Tr
         min_count: rows needed for an id of its own.
     """
     inputs = graph.arguments(spec)
-    numbers, raw_ids = graph.columns(spec, fit_statistics(feeds, spec), inputs)
+    statistics = fit_statistics(feeds, spec)
+    numbers, raw_ids = graph.columns(spec, statistics, inputs)
     new_ids = _count_ids(feeds, spec, inputs, raw_ids, min_count)
     ids = [graph.compact(column, new_ids[column.name]) for column in raw_ids]
     first = next(iter(inputs.values()))
@@ -65,6 +68,7 @@ def fit_transform(feeds: Feeds, spec: PipelineSpec, *, min_count: int = 1) -> Tr
         number_names=tuple(name for column in numbers for name in column.names),
         id_names=tuple(column.name for column in ids),
         id_sizes=tuple(column.size for column in ids),
+        statistics=statistics,
         _session=session(model.SerializeToString()),
     )
 

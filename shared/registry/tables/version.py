@@ -28,7 +28,8 @@ class ModelVersion(SQLModel, table=True):
     """sha256 of the ONNX file in the artifact store."""
     size_bytes: int = Field(sa_type=BigInteger)
     signature: dict[str, Any] = json_field()
-    """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task"}`."""
+    """`{"inputs": [{"name", "kind", "required", "length"?}], "output": "score", "task", "golden"?}`. `golden` is the digest of the
+    version's golden vectors (`shared.golden`); versions of before they came have none."""
     metrics: dict[str, Any] = json_field()
     as_of: datetime = time_field(nullable=False)
     """The dataset's as_of: how fresh its knowledge is."""

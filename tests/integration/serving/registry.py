@@ -9,6 +9,7 @@ from sqlmodel import Session, select
 from shared.artifacts import ArtifactStore
 from shared.artifacts.base import sha256_hex
 from shared.contracts.scopes import ADMIN, Scope
+from shared.golden import Golden, encode
 from shared.keys import ensure_key
 from shared.registry.session import Sessions
 from shared.registry.states import DatasetState, Decision, RunState, ValidationState, VersionState
@@ -67,9 +68,11 @@ class Registry:
         verdict: Decision | None = Decision.PROMOTE,
         signature: dict[str, Any] | None = None,
         stored: bool = True,
+        golden: Golden | None = None,
     ) -> int:
         """A version with its dataset, run and verdict; returns its number."""
         digest = self.store.put_bytes(model) if stored else sha256_hex(model)
+        vectors = {} if golden is None else {"golden": self.store.put_bytes(encode(golden))}
         with self.sessions.begin() as session:
             pipeline = session.exec(select(Pipeline).where(Pipeline.name == name)).one()
             number = len(session.exec(select(ModelVersion).where(ModelVersion.pipeline_id == pipeline.id)).all()) + 1
@@ -105,7 +108,7 @@ class Registry:
                 state=state[verdict],
                 digest=digest,
                 size_bytes=len(model),
-                signature=signature or SIGNATURE,
+                signature={**(signature or SIGNATURE), **vectors},
                 as_of=AS_OF,
                 train_end=AS_OF,
                 train_label_mean=0.25,

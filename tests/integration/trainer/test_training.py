@@ -20,9 +20,12 @@ from sqlalchemy.exc import OperationalError
 
 from services.trainer import supervise, train_process
 from services.trainer.config import TrainerSettings
+from shared import scoring
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, LeaseLost, Unavailable
+from shared.feeds import feeds_of
+from shared.golden import decode, worst
 from shared.jobs import faults
 from shared.jobs import lease as leases
 from shared.jobs.lease import Lease
@@ -68,7 +71,17 @@ def test_a_run_ends_with_one_version(rows: Rows, sessions: Sessions, store: Arti
         ],
         "output": "score",
         "task": "binary",
+        "golden": version.signature["golden"],
     }
+    golden = decode(store.get(version.signature["golden"]))
+    scores = scoring.score(
+        scoring.open_model(store.get(version.digest), threads=1),
+        feeds_of(
+            pa.table({name: [given.get(name) for given in golden.rows] for name in ("city", "size")}),
+            version.signature["inputs"],
+        ),
+    )
+    assert worst(golden, scores).accepted
     assert row.state == RunState.SUCCEEDED
     assert row.metrics == version.metrics
     assert 0 <= version.metrics["parity_max_diff"] <= 1e-5

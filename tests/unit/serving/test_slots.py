@@ -15,6 +15,7 @@ from services.serving.models import state_file
 from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Share, Version, from_document, to_document
 from services.serving.models.loader import Loaded, Loader
 from services.serving.models.policy import Applied, SlotState
+from services.serving.models.recent import RecentRequests
 from services.serving.models.slots import ModelSlots
 from services.serving.roles import Role
 from shared.artifacts import open_store
@@ -39,7 +40,7 @@ class Harness:
             for number, digest in digests.items()
         }  # fmt: skip
         self.pipeline = Pipeline(uuid.UUID(int=99), "delays", 1, {1: SPEC}, versions, None)
-        self.loader = Loader(store, folder / "cache", threads=1)
+        self.loader = Loader(store, folder / "cache", threads=1, recent=RecentRequests(4), max_instances=100)
         self.go = threading.Event()
         self.go.set()
         self.loads: list[int] = []

@@ -4,11 +4,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 import orjson
+import pytest
 
 from services.serving.models.loader import codec_for
 from services.serving.models.model import open_model, read_signature
+from services.serving.models.rehearsal import check_golden
 from services.trainer.fit_model import fit_model
+from shared.errors import Invalid
 from shared.feeds import feeds_of
+from shared.golden import encode
 from shared.instances import epoch_us
 from shared.scoring import open_model as open_session
 from shared.scoring import score
@@ -38,3 +42,10 @@ def test_json_and_stored_rows_score_alike() -> None:
     np.testing.assert_array_equal(model.score(codec.feeds([carefully])), stored)
     alone = [model.score(codec.feeds([[row]]))[0] for row in rows[:20]]
     np.testing.assert_allclose(alone, served[:20], atol=1e-6)
+
+    check_golden(model, codec, encode(fitted.golden))
+    other = fit_model(
+        sample_table(600, seed=1), spec, metadata={}, on_epoch=lambda _: None, should_stop=lambda: False
+    ).golden
+    with pytest.raises(Invalid, match=r"row \d+ of its golden vectors scores"):
+        check_golden(model, codec, encode(other))

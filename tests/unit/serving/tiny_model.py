@@ -7,6 +7,7 @@ import onnx
 import spox.opset.ai.onnx.v21 as op
 from spox import Tensor, argument, build
 
+from shared.golden import Golden
 from shared.onnx_check import IR_VERSION
 
 SPEC: dict[str, Any] = {
@@ -57,6 +58,17 @@ def tiny_model(base: float, *, weight: float = 0.0) -> bytes:
     )
     still = op.mul(op.cast(inputs["departs"], to=np.float32), zero)
     return finish(inputs, op.clip(op.add(score, still), zero, op.const(np.float32(1))))
+
+
+def tiny_golden(base: float, *, weight: float = 0.0) -> Golden:
+    """Golden vectors of `tiny_model`, by arithmetic."""
+    departs = 1_370_188_800_000_000
+    rows: list[dict[str, Any]] = [
+        {"departs": departs},
+        {"departs": departs, "carrier": "AA", "distance": 100.0},
+        {"departs": departs, "carrier": "UA", "distance": 400.0},
+    ]
+    return Golden(rows, [base, base + 0.125 + weight * 0.1, base + weight * 0.4])
 
 
 def finish(inputs: dict[str, Any], score: Any) -> bytes:
