@@ -1,15 +1,19 @@
 """Every caller gets its own outcome once, and who has left none: whichever lane runs it, whenever one leaves, whatever fails."""
 
 import asyncio
+import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.serving.admission import Backlog, Priority
 from services.serving.batching import Batcher
 from services.serving.run_cost import RunCost
 
@@ -34,6 +38,12 @@ class Job:
     heard_after: int = 0
     """What was told to a caller that had left."""
 
+    deadline_s: float = inf
+
+    @property
+    def priority(self) -> Priority:
+        return Priority(self.number % 3)
+
     @property
     def rows(self) -> list[int]:
         return [1000 * self.number + row for row in range(self.size)]
@@ -52,6 +62,11 @@ class Job:
         self.heard_after += self.cancelled()
         self.told.append(outcome)
         self.heard.set()
+
+
+def backlog(servers: int) -> Backlog:
+    """One that refuses nobody."""
+    return Backlog(servers=servers, most_wait_s=inf, clock=time.perf_counter, chance=random.Random(7))
 
 
 class SteadyCost(RunCost):
@@ -115,7 +130,7 @@ async def play(actions: Sequence[tuple[str, int, bool | None]], breaks: frozense
     with ThreadPoolExecutor(2) as pool:
         batcher: Batcher[Job, list[int]] = Batcher(
             model.score, deliver, SteadyCost(0, ROW_S), pool,
-            inline_s=LONG_FROM * ROW_S, batch_s=100 * ROW_S, most_rows=10**6, threads=2,
+            on_loop=backlog(1), in_threads=backlog(2), inline_s=LONG_FROM * ROW_S, batch_s=100 * ROW_S, most_rows=10**6, threads=2,
         )  # fmt: skip
         try:
             for name, number, fails in actions:
