@@ -6,7 +6,7 @@ The services' own tests go deeper into the rows they read; this walk is to leave
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -66,6 +66,15 @@ BODIES: dict[str, dict[str, Any]] = {
             "version": 2, "expected_generation": 1, "reason": "r", "override": "o", "effective_at": iso(31),
         },
         "POST /admin/models/{p}/rollback": {"reason": "r", "expected_generation": 2, "effective_at": iso(31)},
+        "POST /admin/models/{p}/canary": {
+            "version": 2, "weight": 0.5, "expected_generation": 3, "reason": "r", "override": "o", "effective_at": iso(31),
+        },
+        "PUT /admin/models/{p}/postprocessing": {
+            "stages": [{"type": "clip", "low": 0.1}], "expected_number": 0, "reason": "r",
+        },
+        "POST /admin/models/{p}/removals": {"items": ["t0001"], "field": "trip", "reason": "r"},
+        "POST /admin/models/{p}/removals/reinstate": {"items": ["t0001"], "field": "trip", "reason": "r"},
+        "POST /v1/models/{p}/rank": {"candidates": [trip()], "k": 1, "trace": True, "version": 1},
         "POST /v2/models/{p}/infer": INFER,
         "POST /v2/models/{p}/versions/{n}/infer": INFER,
         "POST /v2/repository/index": {"ready": True},
@@ -109,6 +118,8 @@ PATHS = {
 }
 QUERIES = ["", "%00", "NaN", "1e400", "9" * 400, "-1", "x", "%ED%A0%80", "2013-02-30", "[]"]
 FREE = {("after", "9" * 400)}
+FREE_HEADERS = {"x-relevo-assignment-key"}
+"""Headers that take any text."""
 PROBLEM = "application/problem+json"
 ALWAYS_CONFLICT = ("/reject", "/unload")
 """Ends of paths whose good body meets a state that does not allow it."""
@@ -144,12 +155,13 @@ class Walk:
         self.sent += 1
         return await self.client.request(method, path or self.world.path(template), **options)
 
-    def needed(self, operation: str) -> set[str]:
-        """Fields that the document requires of the body."""
+    def needed(self, operation: str) -> dict[str, bool]:
+        """Fields that the document requires of the body, and whether they may be null."""
         schema = self.operations[operation]["requestBody"]["content"]["application/json"]["schema"]
         if "$ref" in schema:
             schema = self.app.openapi()["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-        return set(schema.get("required", []))
+        properties = schema.get("properties", {})
+        return {name: {"type": "null"} in properties[name].get("anyOf", []) for name in schema.get("required", [])}
 
     async def refused(self, what: str, operation: str, *statuses: int, field: str = "", **options: Any) -> None:
         """The request must be answered by a problem with one of these statuses, naming the field."""
@@ -221,7 +233,9 @@ def fits(name: str, value: Any) -> bool:
     return (name in TIMES and type(value) is int) or (name in ("label", "late") and value is True)
 
 
-def spoilt(good: dict[str, Any], needed: set[str], *, row: bool = False) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def spoilt(
+    good: dict[str, Any], needed: Mapping[str, bool], *, row: bool = False
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """What is wrong, the field it is about, and the object with that one fault."""
     for name, value in good.items():
         for wrong in WRONG[type(value)]:
@@ -229,7 +243,8 @@ def spoilt(good: dict[str, Any], needed: set[str], *, row: bool = False) -> Iter
                 yield f"{name} = {wrong!r}", name, {**good, name: wrong}
         if name in needed:
             yield f"{name} missing", name, {other: kept for other, kept in good.items() if other != name}
-            yield f"{name} null", name, {**good, name: None}
+            if not needed[name]:
+                yield f"{name} null", name, {**good, name: None}
     yield "unknown field", "unheard_of", {**good, "unheard_of": 1}
     yield "NUL in a field name", "", {**good, "a\0": 1}
 
@@ -278,7 +293,7 @@ async def wrong_addresses(walk: Walk, name: str, operation: dict[str, Any]) -> N
                 wanted = (400, 422) if (parameter["name"], value) not in FREE else (200, 422)
                 path = f"{known}?{parameter['name']}={value}"
                 await walk.refused(f"{parameter['name']} = {value[:40]}", name, *wanted, path=path)
-        elif parameter["in"] == "header":
+        elif parameter["in"] == "header" and parameter["name"].lower() not in FREE_HEADERS:
             for value in ("", " ", "a b", "x" * 300, "\x7f"):
                 await walk.refused(
                     f"{parameter['name']} = {value[:40]!r}", name, 422, headers={parameter["name"]: value}
@@ -316,7 +331,11 @@ async def wrong_fields(walk: Walk, name: str) -> None:
 async def wrong_items(walk: Walk, name: str) -> None:
     """One wrong item: it is refused with a reason that names the field, and the answer says so."""
     (good,) = walk.bodies[name]
-    for what, field, item in [*spoilt(good, NEEDED[name], row=True), ("no object", "", 7), ("empty", "", {})]:
+    for what, field, item in [
+        *spoilt(good, dict.fromkeys(NEEDED[name], False), row=True),
+        ("no object", "", 7),
+        ("empty", "", {}),
+    ]:
         answer = await walk.send(name, body=[item])
         if answer.status_code in (400, 422) and answer.headers["content-type"] == PROBLEM:
             continue
