@@ -1,6 +1,7 @@
 """What post-processing reads of rows: a field's values, as masks and as codes."""
 
 from collections.abc import Callable
+from itertools import count
 from math import nan
 from typing import Any, Protocol
 
@@ -61,11 +62,10 @@ def _between(low: float | None, high: float | None) -> Callable[[list[Any]], np.
 
 
 def codes(values: list[Any]) -> np.ndarray:
-    """Equal values as equal numbers from 0, int64 [n]; -1 where missing."""
-    known: dict[Any, int] = {}
-    return np.fromiter(
-        [-1 if value is None else known.setdefault(value, len(known)) for value in values], np.int64, len(values)
-    )
+    """Equal values as equal numbers from 0 on, int64 [n]; -1 where missing."""
+    known = dict(zip(dict.fromkeys(values), count(), strict=False))
+    known[None] = -1
+    return np.fromiter(map(known.__getitem__, values), np.int64, len(values))
 
 
 def text_of(value: object) -> str | None:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SMALL, LARGE = 1e-20, 1e20
+"""Squares of lengths that float32 holds with all its digits."""
+
 
 def pick(
     scores: np.ndarray,
@@ -26,7 +29,7 @@ def pick(
         k: most to take.
         weight: of relevance, in [0, 1]; of similarity 1 - weight.
         groups: int [n] each: two candidates are alike in one when they have the same number from 0; -1 is like nothing.
-        vectors: float32 [n, d]: alike by cosine; zeros are like nothing.
+        vectors: float32 [n, d], which are overwritten: alike by cosine; zeros are like nothing.
     """
     count = len(scores)
     if count == 0:
@@ -84,6 +87,12 @@ class _Likeness:
 
 def _unit(vectors: np.ndarray, share: float) -> np.ndarray:
     """Rows whose products are `share` times their cosine."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    scale = np.divide(np.sqrt(share), lengths, out=np.zeros(len(vectors)), where=lengths > 0)
-    return np.ascontiguousarray(vectors * scale[:, None], dtype=np.float32)
+    with np.errstate(over="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    if not (squares.min() > SMALL and squares.max() < LARGE):
+        vectors = vectors.astype(np.float64)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    scale = np.divide(share, squares, out=np.zeros_like(squares), where=squares > 0)
+    # In place: memory that nothing was in yet costs more than what is computed.
+    vectors *= np.sqrt(scale, out=scale)[:, None]
+    return vectors.astype(np.float32, copy=False)

@@ -2,34 +2,21 @@
 the same list, and nothing on the removal list is ever in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from services.serving.postprocessing.columns import Columns, codes, compile_condition
-from services.serving.postprocessing.diversify import pick
+from services.serving.postprocessing.candidates import Candidates, compile_step
+from services.serving.postprocessing.columns import Columns
 from services.serving.postprocessing.removals import Items, removed
-from shared.spec.postprocessing import (
-    SINGLE,
-    BoostStage,
-    CalibrateStage,
-    CapStage,
-    ClipStage,
-    DemoteStage,
-    DiversifyStage,
-    FilterStage,
-    Platt,
-    Stage,
-    ThresholdStage,
-    TopStage,
-)
+from services.serving.postprocessing.scores import rescore
+from shared.spec.postprocessing import SINGLE, Stage, ThresholdStage
 
 REMOVAL = "removal"
 """What stands in a trace for the removal list, which is no stage."""
 
-Rescore = Callable[[np.ndarray], np.ndarray]
 Note = dict[str, Any]
 """What one stage did to one candidate: `stage` (its place; absent for the removal list), `type`, and the `score`, `tier` or
 `position` after it, or `dropped`."""
@@ -57,38 +44,17 @@ class Ranked:
     """By candidate, when a trace was asked for."""
 
 
-class _Candidates:
-    """A list on its way: arrays by candidate in order of their keys, and who is still in."""
-
-    def __init__(self, scores: np.ndarray, columns: Columns) -> None:
-        self.scores = scores
-        self.columns = columns
-        self.tiers = np.zeros(len(scores), np.int64)
-        self.at = np.arange(len(scores))
-        """Candidates that are in; in order when `ordered`."""
-        self.ordered = False
-
-    def order(self) -> None:
-        """By tier, then by falling score, then by key."""
-        if self.ordered:
-            return
-        at = np.sort(self.at)
-        at = at[np.argsort(-self.scores[at], kind="stable")]
-        if self.tiers.any():
-            at = at[np.argsort(self.tiers[at], kind="stable")]
-        self.at, self.ordered = at, True
-
-
-Step = Callable[[_Candidates], None]
-
-
 class Plan:
     """Compiled stages and the removal list under them."""
 
     def __init__(self, stages: Sequence[Stage], items: Items) -> None:
         self.items = items
-        self._singles = [_single(stage) for stage in stages if isinstance(stage, SINGLE)]
-        self._steps = [(stage.type, _step(stage)) for stage in stages]
+        self._singles = [
+            stage.at if isinstance(stage, ThresholdStage) else rescore(stage)
+            for stage in stages
+            if isinstance(stage, SINGLE)
+        ]
+        self._steps = [(stage.type, compile_step(stage)) for stage in stages]
 
     @property
     def touches_singles(self) -> bool:
@@ -109,11 +75,11 @@ class Plan:
             columns: fields of the rows.
         """
         scores, decided = np.array(raw, np.float64), None
-        for rescore, threshold in self._singles:
-            if rescore is not None:
-                scores = rescore(scores)
+        for stage in self._singles:
+            if isinstance(stage, float):
+                decided = scores >= stage
             else:
-                decided = scores >= threshold
+                scores = stage(scores)
         final: list[float | None] = scores.tolist()
         decisions: list[bool | None] | None = None if decided is None else decided.tolist()
         gone = removed(self.items, keys, columns)
@@ -147,7 +113,7 @@ class Plan:
                 trace=trace,
             )
             return _given_back(ranked, by_key)
-        candidates = _Candidates(np.array(raw, np.float64), columns)
+        candidates = Candidates(np.array(raw, np.float64), columns)
         tracer = _Tracer(candidates) if trace else None
         gone = removed(self.items, keys, columns)
         if gone is not None:
@@ -164,120 +130,6 @@ class Plan:
         if gone is not None:
             at = at[~gone[at]]
         return Ranked(at[:k].tolist(), candidates.scores.tolist(), None if tracer is None else tracer.notes)
-
-
-# Stages
-
-
-def _single(stage: Stage) -> tuple[Rescore | None, float]:
-    if isinstance(stage, ThresholdStage):
-        return None, stage.at
-    return _rescore(stage), 0.0
-
-
-def _rescore(stage: Stage) -> Rescore:
-    match stage:
-        case ClipStage():
-            low, high = stage.low, stage.high
-            return lambda scores: np.clip(scores, low, high)
-        case CalibrateStage(platt=Platt() as platt):
-            return lambda scores: _platt(scores, platt)
-        case CalibrateStage(points=points):
-            given, mapped = np.array(points, np.float64).T.copy()
-            return lambda scores: np.interp(scores, given, mapped)
-        case _:
-            raise TypeError(f"{stage.type} is not for single scores")
-
-
-_ABOVE_0, _BELOW_1 = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
-
-
-def _platt(scores: np.ndarray, platt: Platt) -> np.ndarray:
-    inside = np.clip(scores, _ABOVE_0, _BELOW_1)
-    odds = platt.slope * (np.log(inside) - np.log1p(-inside)) + platt.intercept
-    calibrated: np.ndarray = 0.5 * (1 + np.tanh(0.5 * odds))  # the logistic function, which overflows nowhere
-    return calibrated
-
-
-def _step(stage: Stage) -> Step:
-    """The stage over candidates."""
-    match stage:
-        case ClipStage() | CalibrateStage():
-            rescore = _rescore(stage)
-
-            def step(candidates: _Candidates) -> None:
-                candidates.scores = rescore(candidates.scores)
-                candidates.ordered = False
-
-        case ThresholdStage(at=threshold):
-
-            def step(candidates: _Candidates) -> None:
-                candidates.at = candidates.at[candidates.scores[candidates.at] >= threshold]
-
-        case FilterStage(keep=keep, drop=drop):
-            holds, wanted = compile_condition(keep or drop), keep is not None  # type: ignore[arg-type]
-
-            def step(candidates: _Candidates) -> None:
-                candidates.at = candidates.at[holds(candidates.columns)[candidates.at] == wanted]
-
-        case BoostStage(where=where, multiply=multiply, add=add):
-            boosted = compile_condition(where)
-
-            def step(candidates: _Candidates) -> None:
-                scores = candidates.scores
-                candidates.scores = np.where(boosted(candidates.columns), scores * multiply + add, scores)
-                candidates.ordered = False
-
-        case DemoteStage(where=where):
-            demoted = compile_condition(where)
-
-            def step(candidates: _Candidates) -> None:
-                candidates.tiers = candidates.tiers + demoted(candidates.columns)
-                candidates.ordered = False
-
-        case DiversifyStage():
-
-            def step(candidates: _Candidates) -> None:
-                _diversify(stage, candidates)
-
-        case CapStage(field=name, most=most):
-
-            def step(candidates: _Candidates) -> None:
-                candidates.order()
-                candidates.at = candidates.at[_within(codes(candidates.columns.values(name))[candidates.at], most)]
-
-        case TopStage(k=k):
-
-            def step(candidates: _Candidates) -> None:
-                candidates.order()
-                candidates.at = candidates.at[:k]
-
-    return step
-
-
-def _diversify(stage: DiversifyStage, candidates: _Candidates) -> None:
-    candidates.order()
-    at, columns = candidates.at, candidates.columns
-    chosen = pick(
-        candidates.scores[at],
-        candidates.tiers[at],
-        k=stage.k,
-        weight=stage.relevance_weight,
-        groups=[codes(columns.values(name))[at] for name in stage.fields],
-        vectors=None if stage.vector is None else columns.vectors(stage.vector)[at],
-    )
-    candidates.at = at[chosen]
-
-
-def _within(groups: np.ndarray, most: int) -> np.ndarray:
-    """Which are among the first `most` of their group, bool [n]; all of group -1 are."""
-    by_group = np.argsort(groups, kind="stable")
-    sorted_groups = groups[by_group]
-    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]]) if len(groups) else groups
-    place = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
-    kept = np.empty(len(groups), bool)
-    kept[by_group] = (place < most) | (sorted_groups < 0)
-    return kept
 
 
 # Order of input, and traces
@@ -313,7 +165,7 @@ def _given_back(ranked: Ranked, by_key: list[int]) -> Ranked:
 class _Tracer:
     """Looks after each stage at what became of the candidates."""
 
-    candidates: _Candidates
+    candidates: Candidates
     notes: list[list[Note]] = field(init=False)
     _scores: np.ndarray = field(init=False)
     _tiers: np.ndarray = field(init=False)
