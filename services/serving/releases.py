@@ -123,10 +123,12 @@ class Releases:
 
     async def _loaded(self, name: str, version: int) -> Lease:
         """A lease on the version: proof that it serves here, and a reason not to unload it before the switch."""
-        catalogue = await self._transactions.run(
-            lambda session: repository.read_catalogue(session, self._follower.catalogue)
-        )
-        pipeline = catalogue.pipelines.get(name)
+        pipeline = self._follower.catalogue.pipelines.get(name)
+        if pipeline is None or version not in pipeline.versions:  # what is known of a version stays true
+            catalogue = await self._transactions.run(
+                lambda session: repository.read_catalogue(session, self._follower.catalogue)
+            )
+            pipeline = catalogue.pipelines.get(name)
         if pipeline is None:
             raise NotFound("There is no pipeline of that name.")
         wait_s = self._settings.load_wait_s

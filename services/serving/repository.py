@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Executable, Select, func, select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -24,13 +24,11 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     before = {pipeline.id: pipeline for pipeline in known.pipelines.values()}
     states: dict[uuid.UUID, dict[int, str]] = {}
-    for pipeline_id, number, state in session.execute(
-        select(col(ModelVersion.pipeline_id), col(ModelVersion.number), col(ModelVersion.state))
-    ):
+    for pipeline_id, number, state in session.execute(_STATES):
         states.setdefault(pipeline_id, {})[number] = state
     pointers, newest = _pointers(session), Newest(session)
     pipelines = {}
-    for row in session.scalars(select(tables.Pipeline)):
+    for row in session.execute(_PIPELINES):
         old = before.get(row.id)
         versions = _versions(session, row.id, states.get(row.id, {}), old.versions if old else {})
         wanted = {row.spec_version, *(version.spec_version for version in versions.values())}
@@ -47,11 +45,20 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
     return Catalogue(pipelines)
 
 
-def _pointers(session: Session) -> dict[uuid.UUID, Pointer]:
+def _select_pointers() -> Executable:
     live, previous, canary, shadow = (aliased(ModelVersion) for _ in range(4))
     change = DeploymentChange.__table__  # type: ignore[attr-defined]
-    rows = session.execute(
-        select(Deployment, col(live.number), col(previous.number), col(canary.number), col(shadow.number))
+    return (
+        select(
+            col(Deployment.pipeline_id),
+            col(Deployment.generation),
+            col(live.number).label("live"),
+            col(previous.number).label("previous"),
+            col(canary.number).label("canary"),
+            col(Deployment.canary_weight),
+            col(shadow.number).label("shadow"),
+            col(Deployment.shadow_sample),
+        )
         .join(live, col(live.id) == Deployment.live_version_id)
         .outerjoin(canary, col(canary.id) == Deployment.canary_version_id)
         .outerjoin(shadow, col(shadow.id) == Deployment.shadow_version_id)
@@ -60,15 +67,24 @@ def _pointers(session: Session) -> dict[uuid.UUID, Pointer]:
         )
         .outerjoin(previous, col(previous.id) == change.c.previous_version_id)
     )
+
+
+# Made once: making a statement takes longer than having it answered, and these are asked each second.
+_STATES = select(col(ModelVersion.pipeline_id), col(ModelVersion.number), col(ModelVersion.state))
+_POINTERS = _select_pointers()
+_PIPELINES = select(col(tables.Pipeline.id), col(tables.Pipeline.name), col(tables.Pipeline.spec_version))
+
+
+def _pointers(session: Session) -> dict[uuid.UUID, Pointer]:
     return {
         row.pipeline_id: Pointer(
             generation=row.generation,
-            live=number,
-            previous=before,
-            canary=share_of(beside, row.canary_weight),
-            shadow=share_of(behind, row.shadow_sample),
+            live=row.live,
+            previous=row.previous,
+            canary=share_of(row.canary, row.canary_weight),
+            shadow=share_of(row.shadow, row.shadow_sample),
         )
-        for row, number, before, beside, behind in rows
+        for row in session.execute(_POINTERS)
     }
 
 

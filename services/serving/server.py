@@ -3,6 +3,7 @@
 import gc
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -48,11 +49,18 @@ def allow_files(connections: int) -> int:
     return connections if soft == resource.RLIM_INFINITY else min(connections, max(1, soft - OTHER_FILES))
 
 
+SWITCH_S = 0.0005
+"""How long a thread that computes keeps Python from the event loop that waits for it; Python's own 5 ms are the whole time of many
+answers. Administration, following the registry and loading compute in threads.
+"""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, tuned for answers in fractions of a millisecond."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the app. What is there by then no garbage collection looks through again: that takes tens of milliseconds."""
+        sys.setswitchinterval(SWITCH_S)
         await super().startup(sockets=sockets)
         gc.collect()
         gc.freeze()

@@ -20,8 +20,8 @@ class Newest:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._numbers = _newest(session, StagesChange.pipeline_id, StagesChange.number)
-        self._sequences = _newest(session, RemovalChange.pipeline_id, RemovalChange.sequence)
+        self._numbers = _newest(session, _NUMBERS)
+        self._sequences = _newest(session, _SEQUENCES)
 
     def stages_order(self, pipeline: uuid.UUID, known: Pipeline | None) -> StagesOrder | None:
         """The newest order, read when it is not the known one."""
@@ -45,8 +45,16 @@ class Newest:
         return Removals(sequence, both)
 
 
-def _newest(session: Session, pipeline: Any, number: Any) -> dict[uuid.UUID, int]:
-    return {row[0]: row[1] for row in session.execute(select(pipeline, func.max(number)).group_by(pipeline))}
+def _newest(session: Session, statement: "Select[Any]") -> dict[uuid.UUID, int]:
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def _select_newest(pipeline: Any, number: Any) -> "Select[Any]":
+    return select(pipeline, func.max(number)).group_by(pipeline)
+
+
+_NUMBERS = _select_newest(StagesChange.pipeline_id, StagesChange.number)
+_SEQUENCES = _select_newest(RemovalChange.pipeline_id, RemovalChange.sequence)
 
 
 def _changes(session: Session, pipeline: uuid.UUID, known: Removals) -> list[Change]:
