@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench bench-serving bench-swaps chaos compose-test lock clean
+.PHONY: help setup demo test check fix bench bench-serving bench-swaps bench-overload chaos compose-test lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench-serving: setup  ## serving's speed on one core, as a share of the bare HTT
 
 bench-swaps: setup  ## a thousand hot swaps under load: failed requests, wrong versions, p99, memory (needs wrk)
 	@$(BIN)/python -m benchmarks.serving.swaps
+
+bench-overload: setup  ## ten times the load that serving can take: goodput, refusals, memory, recovery (needs wrk)
+	@$(BIN)/python -m benchmarks.serving.overload
 
 chaos: setup  ## the long fault-injection runs
 	@$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)

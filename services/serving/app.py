@@ -179,6 +179,7 @@ async def _replica(
         ids=ids,
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
+    metrics.EXPECTED_WAIT_SECONDS.set_function(lambda: predictor.wait_s)
     metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
     metrics.SPOOL_LIMIT_BYTES.set(settings.spool_limit_bytes)
     metrics.SHIP_LAG_SECONDS.set_function(lambda: shipping.lag_s)

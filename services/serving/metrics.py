@@ -42,6 +42,11 @@ BATCH_ROWS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16_384),
 )
 
+EXPECTED_WAIT_SECONDS = Gauge(
+    "relevo_serving_expected_wait_seconds",
+    "How long a prediction of normal priority that came now is expected to wait; what would wait longer than it may is refused.",
+    multiprocess_mode="livemax",
+)
 LOG_APPEND_SECONDS = Histogram(
     "relevo_serving_log_append_seconds",
     "Time to append the records of one batch to the write-ahead log.",

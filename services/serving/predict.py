@@ -203,6 +203,11 @@ class Predictor:
         """Whether a prediction that came now would wait for nobody, and so work that may be left undone may be begun."""
         return self._on_loop.has_room() and self._in_threads.has_room()
 
+    @property
+    def wait_s(self) -> float:
+        """How long a prediction of normal priority that came now is expected to wait, seconds."""
+        return max(backlog.wait_s(Priority.NORMAL) for backlog in (self._on_loop, self._in_threads))
+
     def _backlog(self, servers: int) -> Backlog:
         chance = random.Random()  # noqa: S311 - it only spreads retries
         most_wait_s = self._settings.most_wait_ms / 1000

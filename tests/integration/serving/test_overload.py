@@ -56,8 +56,8 @@ class Gate:
 class Busy:
     """A replica behind its real server, whose model is held up with a request inside; predictions wait."""
 
-    def __init__(self, replica: Replica, client: httpx.AsyncClient, gate: Gate) -> None:
-        self.replica, self.client, self.gate = replica, client, gate
+    def __init__(self, replica: Replica, server: uvicorn.Server, client: httpx.AsyncClient, gate: Gate) -> None:
+        self.replica, self.server, self.client, self.gate = replica, server, client, gate
 
     def ask(self, *keys: int, **headers: str) -> "asyncio.Task[httpx.Response]":
         """Begin to predict rows."""
@@ -105,7 +105,7 @@ async def busy(registry: Registry, sessions: Sessions, monkeypatch: pytest.Monke
             await client.post("/predict", json={"instances": [flight()]})
             gate = Gate(replica)
             gate.shut()
-            found = Busy(replica, client, gate)
+            found = Busy(replica, server, client, gate)
             first = found.ask(1)
             await asyncio.to_thread(gate.entered.wait, 30)
             try:
@@ -168,6 +168,23 @@ async def test_the_urgent_are_let_in_and_go_first_when_the_others_are_refused(bu
     rows = await busy.replica.shipped(len(waiting) + 3)
     # In the order in which they were logged: the first two were asked before all others.
     assert [row.key for row in sorted(rows, key=lambda row: row.seq)][2] == "AA-2000"
+
+
+async def test_a_server_that_is_asked_to_end_takes_no_more_and_answers_what_it_has_taken(busy: Busy) -> None:
+    waiting = await busy.full()
+    (listening,) = busy.server.servers
+    busy.server.should_exit = True  # what SIGTERM does
+    await until(lambda: not listening.is_serving(), "it listens no more")
+    async with httpx.AsyncClient(base_url=busy.client.base_url) as late:
+        with pytest.raises(httpx.ConnectError):
+            await late.get("/healthz")
+    busy.gate.open()
+    answers = [await task for task in waiting]
+    assert {(answer.status_code, answer.headers["connection"]) for answer in answers} == {(200, "close")}
+    logged = {(str(row.request_id).replace("-", ""), row.key) for row in await busy.replica.shipped(len(answers) + 2)}
+    for answer in answers:
+        (row,) = answer.json()["predictions"]
+        assert (row["prediction_id"][:32], row["key"]) in logged
 
 
 async def test_headers_that_make_no_sense_are_named(busy: Busy) -> None:

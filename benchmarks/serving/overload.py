@@ -1,0 +1,162 @@
+"""Ten times the load that serving can take: what it still answers, how fast it refuses, and how soon it is itself again.
+
+    python -m benchmarks.serving.overload [--seconds 60] [--times 10]
+
+A model of a thousand by a thousand units, requests of 32 rows. The peak is measured by wrk with 16 connections, then an open-loop
+generator of our own sends half the peak (the baseline), `--times` the peak, and half the peak again. Beside it a prober asks
+/healthz, /readyz and the administration ten times a second. Serving, its scoring threads included, has one core; the load and the
+rest the other.
+
+Last line: `{"peak_per_s", "offered_per_s", "goodput", "refused_p99_ms", "answered_p99_ms", "baseline_p99_ms", "recovered_s",
+"rss_growth", "admin_p99_ms", "admin_failed", "broken", "unsent", "statuses"}`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from benchmarks.serving import open_loop, rows, stack, wrk
+from benchmarks.serving.open_loop import OK, Load, percentile
+from benchmarks.serving.swaps import rss_bytes
+from cli.stack.ports import free_ports
+
+PIPELINE = {
+    **rows.PIPELINE,
+    "network": {"kind": "mlp", "hidden": [1024, 1024]},
+    "training": {"epochs": 1, "batch_size": 512},
+}
+ROWS = 32
+CONNECTIONS = 1000
+BASELINE = 0.5
+REFUSED = (429, 503)
+WINDOW_S = 0.5
+MEMORY_FROM = 0.2
+"""Memory is compared with that after this share of the overload: caches and allocator pools have filled by then."""
+WITHIN = 1.5
+"""Times the baseline's p99 that counts as back, and 5 ms, since a window holds few requests."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="of overload")
+    parser.add_argument("--times", type=float, default=10, help="the peak")
+    options = parser.parse_args()
+    console = Console(width=110, highlight=False)
+    wrk.require_wrk()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped however this ends
+    serving_core, load_core = sorted(os.sched_getaffinity(0))[:2]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as life:
+        with console.status("Starting the stack and releasing a heavy version"):
+            relevo = life.enter_context(
+                stack.running(
+                    Path(folder), stack.free_base(free_ports(())), PIPELINE, rows.training_events(datetime.now(UTC)),
+                    serving_core=serving_core, other_core=load_core,
+                )
+            )  # fmt: skip
+        os.sched_setaffinity(0, {load_core})
+        url, body = f"{relevo.serving}/predict", rows.request_body(ROWS)
+        message = open_loop.request(url, body, relevo.key)
+        wrk.run(url, body, key=relevo.key, connections=16, seconds=2, core=load_core)  # warm
+        peak = wrk.run(url, body, key=relevo.key, connections=16, seconds=8, core=load_core).rate
+        console.print(f"peak {peak:,.0f} requests/s of {ROWS} rows")
+
+        def load(name: str, per_s: float, seconds: float) -> Load:
+            found = open_loop.run(url, message, per_s=per_s, seconds=seconds, connections=CONNECTIONS)
+            answered, refused = found.took_ms(OK), found.took_ms(*REFUSED)
+            console.print(
+                f"{name:<9} {per_s:7,.0f}/s offered   {found.rate():7,.1f}/s answered (p50 {percentile(answered, 0.5):.1f}, "
+                f"p99 {percentile(answered, 0.99):.1f} ms)   {len(refused) / seconds:7,.0f}/s refused "
+                f"(p99 {percentile(refused, 0.99):.1f} ms)   unsent {found.unsent}"
+            )
+            return found
+
+        before = load("baseline", BASELINE * peak, 10)
+        prober = Prober(relevo)
+        prober.start()
+        during = load("overload", options.times * peak, options.seconds)
+        after = load("after", BASELINE * peak, 10)
+        prober.stop()
+        baseline_ms = percentile(before.took_ms(OK), 0.99)
+        refused_ms, admin_ms = during.took_ms(*REFUSED), sorted(prober.took_ms)
+        result = {
+            "peak_per_s": round(peak, 1),
+            "offered_per_s": round(options.times * peak),
+            "goodput": round(during.rate() / peak, 3),
+            "refused_p99_ms": round(percentile(refused_ms, 0.99), 2),
+            "answered_p99_ms": round(percentile(during.took_ms(OK), 0.99), 1),
+            "baseline_p99_ms": round(baseline_ms, 1),
+            "recovered_s": recovered_s(after, WITHIN * baseline_ms + 5),
+            "rss_growth": round(prober.growth(options.seconds), 3),
+            "admin_p99_ms": round(percentile(admin_ms, 0.99), 1),
+            "admin_failed": prober.failed,
+            "broken": sum(answer.status == 0 for answer in during.answers),
+            "unsent": during.unsent,
+            "statuses": dict(Counter(answer.status for answer in during.answers)),
+        }
+        print(json.dumps(result))
+
+
+def recovered_s(after: Load, within_ms: float) -> float | None:
+    """Seconds after the overload from which every window's p99 is within so many milliseconds; None: at no time."""
+    windows: dict[int, list[float]] = {}
+    for answer in after.answers:
+        took_ms = answer.took_s * 1e3 if answer.status == OK else float("inf")
+        windows.setdefault(int(answer.due_s / WINDOW_S), []).append(took_ms)
+    bad = [number for number, took_ms in windows.items() if percentile(sorted(took_ms), 0.99) > within_ms]
+    back = (max(bad) + 1) * WINDOW_S if bad else 0.0
+    return back if back < after.seconds else None
+
+
+class Prober(threading.Thread):
+    """Asks what must answer whatever happens, and looks at serving's memory."""
+
+    PATHS = ("/healthz", "/readyz", f"/admin/models/{rows.NAME}")
+
+    def __init__(self, relevo: stack.Stack) -> None:
+        super().__init__(daemon=True)
+        self._relevo = relevo
+        self._ending = threading.Event()
+        self._began_s = time.monotonic()
+        self._rss: list[tuple[float, int]] = []
+        self.took_ms: list[float] = []
+        self.failed = 0
+
+    def run(self) -> None:
+        """Ask until `stop`."""
+        with httpx.Client(headers={"Authorization": f"Bearer {self._relevo.key}"}, timeout=20) as client:
+            number = 0
+            while not self._ending.wait(0.1):
+                began_s = time.perf_counter()
+                try:
+                    good = client.get(self._relevo.serving + self.PATHS[number % len(self.PATHS)]).is_success
+                except httpx.TransportError:
+                    good = False
+                self.took_ms.append((time.perf_counter() - began_s) * 1e3)
+                self.failed += not good
+                self._rss.append((time.monotonic() - self._began_s, rss_bytes(self._relevo.serving_pid)))
+                number += 1
+
+    def stop(self) -> None:
+        """End it."""
+        self._ending.set()
+        self.join()
+
+    def growth(self, seconds: float) -> float:
+        """By how much memory grew from the first part of the overload to its end."""
+        first = max(rss for at_s, rss in self._rss if at_s < max(MEMORY_FROM * seconds, 1.0))
+        return max(rss for at_s, rss in self._rss if at_s < seconds) / first - 1
+
+
+if __name__ == "__main__":
+    main()
