@@ -32,6 +32,7 @@ from services.serving.routes import admin, feedback, oip, postprocessing, predic
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
 from services.serving.server import allow_files
+from services.serving.shadow.mirror import Mirror
 from services.serving.transactions import Transactions
 from shared.artifacts import ArtifactStore, open_store
 from shared.config import CommonSettings
@@ -165,7 +166,10 @@ async def _replica(
     listener = Listener(_plain_url(common.sqlalchemy_url), follower.wake)
     transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
     ids = PredictionIds(common.prediction_secret.get_secret_value())
-    predictor = Predictor(follower, slots, spool, ids, configurations=configurations, settings=settings)
+    mirror = Mirror(
+        folder.path, settings, database_url=_plain_url(common.sqlalchemy_url), artifacts_url=common.artifacts_url
+    )
+    predictor = Predictor(follower, slots, spool, ids, configurations=configurations, settings=settings, mirror=mirror)
     app.state.serving = Serving(
         settings=settings,
         follower=follower,
@@ -177,6 +181,7 @@ async def _replica(
         configurations=configurations,
         postprocessing=PostprocessingChanges(transactions, configurations, follower, settings),
         ids=ids,
+        mirror=mirror,
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
     metrics.EXPECTED_WAIT_SECONDS.set_function(lambda: predictor.wait_s)
@@ -193,6 +198,7 @@ async def _replica(
         await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower)))
         predictor.close()
         slots.close()
+        await asyncio.to_thread(mirror.stop)
         await asyncio.to_thread(shipping.stop)
         await asyncio.to_thread(syncer.stop)
         await asyncio.to_thread(spool.close)

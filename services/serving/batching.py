@@ -77,6 +77,11 @@ class Batcher(Generic[J, R]):
         self._scheduled = False
         self._alone = 0
 
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait to be scored, or are being scored."""
+        return sum(self._rows)
+
     def check(self, priority: Priority, deadline_s: float) -> None:
         """Whether a job of one row would be taken now: asked before its rows are read.
 

@@ -84,6 +84,12 @@ class ServingSettings(BaseSettings):
     """How long a client may take to send the head of a request; it is disconnected. For the body see `RELEVO_BODY_TIMEOUT_S`."""
     answer_timeout_s: float = Field(default=30, gt=0)
     """How long a client may take to receive an answer; it is disconnected."""
+    shadow_waiting: int = Field(default=256, ge=1)
+    """Answered requests that may wait for the shadow's process; what comes on top is shed, and counted."""
+    shadow_busy_rows: int = Field(default=64, ge=0)
+    """While more rows than this wait for the live version, nothing is given to the shadow."""
+    shadow_keep_d: int = Field(default=30, ge=1)
+    """Days that comparisons with a shadow are kept."""
     drain_s: float = Field(default=0, ge=0)
     """After SIGTERM: how long to go on answering with /readyz red, so that a load balancer notices, before closing."""
     flush_s: float = Field(default=10, gt=0)

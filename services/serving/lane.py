@@ -25,6 +25,7 @@ from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
 from services.serving.roles import Role
 from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
+from services.serving.shadow.mirror import Mirror
 from shared.errors import FieldError, Invalid, TooLarge
 from shared.prediction_ids import PredictionIds
 from shared.web.raw import Answer, Call
@@ -109,8 +110,10 @@ class Lane:
         settings: ServingSettings,
         on_loop: Backlog,
         in_threads: Backlog,
+        mirror: Mirror,
     ) -> None:
         self._loaded = loaded
+        self._mirror = mirror
         self._name = loaded.pipeline_name
         self._ids = ids
         self._spool = spool
@@ -274,6 +277,9 @@ class Lane:
                 counted.score_sum.value += outcome.score_sum
                 counted.request_rows.observe(job.size)
                 counted.request_seconds.observe(now_s - job.began_s)
+                if (shadow := job.lease.shadow) is not None:
+                    waiting = self.batcher.waiting_rows
+                    self._mirror.offer(shadow, self._name, job.call.id, outcome.record, waiting_rows=waiting)
         return outcomes
 
     def _sample_one(self, jobs: Sequence[Job], outcomes: Sequence[Scored | Exception], now_s: float) -> None:

@@ -110,6 +110,21 @@ CANARY_UNREAD = Counter(
     "Requests assigned to the canary that only the live version can read; it answered them.",
     ["model"],
 )
+SHADOW_VERSION = Gauge(
+    "relevo_serving_shadow_version",
+    "Version that scores a share of the requests for comparison; 0 when none does.",
+    ["model"],
+    multiprocess_mode="liveall",
+)
+SHADOW_REQUESTS = Counter(
+    "relevo_serving_shadow_requests", "Requests sampled for the shadow, by what became of them.", ["model", "outcome"]
+)
+SHADOW_DELTA = Histogram(
+    "relevo_serving_shadow_delta",
+    "Largest |shadow - live| of a request's rows.",
+    ["model"],
+    buckets=(0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 10, 100, 1000),
+)
 TRAIN_LABEL_MEAN = Gauge(
     "relevo_serving_train_label_mean", "Label mean of the live version's training data.", ["model"]
 )
@@ -168,6 +183,7 @@ def tell_applied(pipeline: Pipeline, applied: Applied) -> None:
     LIVE_VERSION.labels(name).set(applied.live)
     CANARY_VERSION.labels(name).set(canary.version if canary else 0)
     CANARY_WEIGHT.labels(name).set(canary.share if canary else 0)
+    SHADOW_VERSION.labels(name).set(applied.shadow.version if applied.shadow else 0)
     TRAIN_LABEL_MEAN.labels(name).set(live.train_label_mean)
     TRAIN_END.labels(name).set(live.train_end.timestamp())
 

@@ -12,7 +12,7 @@ from services.serving.admission import Backlog, Priority
 from services.serving.candidates import by_key, read_list_request
 from services.serving.config import ServingSettings
 from services.serving.instances import MAX_ERRORS, read_envelope
-from services.serving.lane import Job, Lane, Scored, Write
+from services.serving.lane import Job, Lane, Write
 from services.serving.models.acquire import load_and_lease
 from services.serving.models.catalogue import Pipeline
 from services.serving.models.follower import Follower
@@ -21,7 +21,9 @@ from services.serving.models.slots import Lease, ModelSlots
 from services.serving.postprocessing.answers import Ranking
 from services.serving.postprocessing.current import Configurations
 from services.serving.prediction_log.spool import Spool
+from services.serving.promised import Promised
 from services.serving.rows import Asked, Row
+from services.serving.shadow.mirror import Mirror
 from services.serving.terms import Terms
 from shared.contracts.scopes import Scope
 from shared.errors import FieldError, Invalid, Malformed, NotFound, Unavailable
@@ -61,10 +63,11 @@ class Predictor:
         *,
         configurations: Configurations,
         settings: ServingSettings,
+        mirror: Mirror,
     ) -> None:
         self._follower = follower
         self._slots = slots
-        self._spool = spool
+        self._spool, self._mirror = spool, mirror
         self._ids = ids
         self._configurations = configurations
         self._settings = settings
@@ -124,7 +127,7 @@ class Predictor:
         asked, lease = read
         try:
             job = Job(asked.rows, call.body if asked.as_sent else None, call, lease, *urgency, began_s)
-            self._lane(lease.loaded).batcher.put(job, _Promised(waiting, lease))
+            self._lane(lease.loaded).batcher.put(job, Promised(waiting, lease))
         except BaseException:
             lease.release()
             raise
@@ -349,6 +352,7 @@ class Predictor:
             lane = loaded.lane = Lane(
                 loaded, self._ids, self._spool, self._pool, current=self._configurations.of(loaded.pipeline_name),
                 settings=self._settings, on_loop=self._on_loop, in_threads=self._in_threads,
+                mirror=self._mirror,
             )  # fmt: skip
         return lane
 
@@ -363,29 +367,6 @@ class Predictor:
 
     def _one_less(self, _: object) -> None:
         self._waiting -= 1
-
-
-class _Promised:
-    """What the outcome of an express request is given to. One whose caller has left is scored and logged all the same."""
-
-    __slots__ = ("_lease", "_waiting")
-
-    def __init__(self, waiting: Waiting, lease: Lease) -> None:
-        self._waiting, self._lease = waiting, lease
-
-    def cancelled(self) -> bool:
-        """Never: the lease ends with the outcome."""
-        return False
-
-    def set_result(self, scored: Scored) -> None:
-        """Answer."""
-        self._lease.release()
-        self._waiting.answer(scored.answer)
-
-    def set_exception(self, error: Exception) -> None:
-        """Refuse."""
-        self._lease.release()
-        self._waiting.refuse(error)
 
 
 def received_us(call: Call) -> int:

@@ -15,7 +15,14 @@ from services.serving.models.acquire import finished, load_and_lease
 from services.serving.models.follower import Follower
 from services.serving.models.slots import Lease, ModelSlots
 from services.serving.pointer import Released
-from services.serving.schemas import CanaryRequest, PromoteRequest, ReleaseResponse, RollbackRequest, beside
+from services.serving.schemas import (
+    CanaryRequest,
+    PromoteRequest,
+    ReleaseResponse,
+    RollbackRequest,
+    ShadowRequest,
+    beside,
+)
 from services.serving.transactions import Transactions
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.registry.states import DeploymentAction, VersionState
@@ -105,6 +112,19 @@ class Releases:
         await self._transactions.run(lambda session: _dry(session, change))
         return await self._release(name, order.version if order.weight else None, change)
 
+    async def set_shadow(self, name: str, order: ShadowRequest, actor: str) -> ReleaseResponse:
+        """Have a version score a share of the requests for comparison, another share, or none any more.
+
+        Raises:
+            NotFound, NothingDeployed, Invalid, GenerationMoved, NotLoadable, Unavailable: as for `set_canary`.
+        """
+
+        def change(session: Session) -> Released:
+            return rollouts.set_shadow(session, name, order, actor)
+
+        await self._transactions.run(lambda session: _dry(session, change))
+        return await self._release(name, order.version if order.sample else None, change)
+
     async def _release(self, name: str, version: int | None, change: Callable[[Session], Released]) -> ReleaseResponse:
         """Write a change and wait until it is applied here; a version that begins to answer is loaded before."""
         with nullcontext() if version is None else await self._loaded(name, version):
@@ -117,6 +137,7 @@ class Releases:
             generation=released.generation,
             previous_version=released.previous,
             canary=beside(released.canary),
+            shadow=beside(released.shadow),
             changed=released.changed,
             applied=applied,
         )

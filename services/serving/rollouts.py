@@ -1,5 +1,5 @@
 """What stands beside the live version, in the caller's transaction: the canary, which answers users and so needs what a live
-version needs. The live version stays what it is, and so does the version that a roll back goes to.
+version needs, and the shadow, which answers nobody. The live version stays what it is, and what a roll back goes to as well.
 """
 
 from sqlmodel import Session
@@ -7,7 +7,7 @@ from sqlmodel import Session
 from services.serving import pointer, repository
 from services.serving.errors import NothingDeployed, NotValidated
 from services.serving.pointer import Released
-from services.serving.schemas import CanaryRequest
+from services.serving.schemas import CanaryRequest, ShadowRequest
 from shared.errors import Invalid
 from shared.registry.states import DeploymentAction, VersionState
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion
@@ -34,6 +34,26 @@ def set_canary(session: Session, name: str, order: CanaryRequest, actor: str) ->
     return pointer.write(session, current, change, wanted)
 
 
+def set_shadow(session: Session, name: str, order: ShadowRequest, actor: str) -> Released:
+    """Begin, sample anew or end a shadow. Raises as `Releases.set_shadow`."""
+    pipeline = repository.pipeline_id(session, name)
+    wanted = None
+    if order.version is not None and order.sample:
+        wanted = repository.find_version(session, pipeline, order.version)
+    current = _deployed(repository.locked_pointer(session, pipeline))
+    sample = order.sample if wanted else None
+    there = (current.shadow_version_id, current.shadow_sample) == (wanted.id if wanted else None, sample)
+    if there and pointer.repeated(current, order.expected_generation):
+        return pointer.unchanged(session, current)
+    pointer.expect(session, current, order.expected_generation)
+    change = _change(session, current, DeploymentAction.SHADOW, order, actor)
+    change.canary_version_id, change.canary_weight = current.canary_version_id, current.canary_weight
+    if wanted is not None:
+        _not_live(current, wanted)
+        change.shadow_version_id, change.shadow_sample = wanted.id, sample
+    return pointer.write(session, current, change, wanted)
+
+
 def _deployed(current: Deployment | None) -> Deployment:
     if current is None:
         raise NothingDeployed("No version is live yet, so that none can stand beside it. Promote one first.")
@@ -49,7 +69,7 @@ def _not_live(current: Deployment, version: ModelVersion) -> None:
 
 
 def _change(
-    session: Session, current: Deployment, action: DeploymentAction, order: CanaryRequest, actor: str
+    session: Session, current: Deployment, action: DeploymentAction, order: CanaryRequest | ShadowRequest, actor: str
 ) -> DeploymentChange:
     """A change that leaves the live version as it is."""
     return DeploymentChange(

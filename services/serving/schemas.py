@@ -142,6 +142,7 @@ class LoadedVersion(BaseModel):
     state: SlotState
     live: bool
     canary: bool = Field(description="Answers a share of the keys here.")
+    shadow: bool = Field(description="Kept because it is the shadow.")
     pinned: bool = Field(description="Kept because requests name it.")
     in_flight: int = Field(description="Requests it is answering now.")
     load_s: float | None = Field(description="Time it took to fetch, check, load and warm it.")
@@ -157,6 +158,7 @@ class ModelView(BaseModel):
     generation: int = Field(description="The pointer's generation; 0 when nothing is deployed.")
     previous_version: int | None = Field(description="What was live before.")
     canary: Beside | None = Field(description="What answers a share of the keys in the live version's stead.")
+    shadow: Beside | None = Field(description="What scores a share of the requests for comparison.")
     applied_version: int | None = Field(description="What answers on this replica.")
     applied_generation: int
     applied_canary: Beside | None = Field(
@@ -225,6 +227,22 @@ class CanaryRequest(_Change):
         return self
 
 
+class ShadowRequest(_Change):
+    """Have a version score a share of the requests for comparison; `version` null or `sample` 0: none any more."""
+
+    version: Number | None
+    sample: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
+        default=None, description="Share of the requests that the live version answers; needed with a version."
+    )
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if self.version is not None and self.sample is None:
+            raise ValueError("name the `sample` of the version: a share of the requests, from 0 to 1")
+        return self
+
+
 class ReleaseResponse(BaseModel):
     """The pointer after the change."""
 
@@ -233,6 +251,7 @@ class ReleaseResponse(BaseModel):
     generation: int
     previous_version: int | None
     canary: Beside | None
+    shadow: Beside | None
     changed: bool = Field(description="False when all was so already, as after a repeated request.")
     applied: bool = Field(
         description="Whether this replica answers with it already; if not, it follows as soon as it can."
@@ -247,6 +266,7 @@ class ChangeView(BaseModel):
     version: int = Field(description="The live version after it.")
     previous_version: int | None
     canary: Beside | None = Field(description="The canary after it.")
+    shadow: Beside | None = Field(description="The shadow after it.")
     actor: str = Field(description="Name of the API key.")
     reason: str
     validation: UUID | None

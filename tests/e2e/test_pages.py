@@ -69,6 +69,8 @@ def test_the_tour_of_the_apis(stack: Stack, place: Path, own_pipeline: str) -> N
     (many,) = re.findall(r'\{"index":1,"status":"rejected","reason":"([^"]+)"\}', printed)
     assert many.startswith("label")
     history = stack.get("serving", "/admin/models/bike-demand/history")["items"]
+    assert [change["shadow"] for change in history[:2]] == [None, {"version": 1, "share": 0.1}]
+    history = history[2:]
     assert [change["reason"] for change in history[:5]] == ["seen enough", "", "", "and back", "compare by hand"]
     assert [change["canary"] for change in history[:3]] == [
         None,

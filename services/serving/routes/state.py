@@ -12,6 +12,7 @@ from services.serving.postprocessing.current import Configurations
 from services.serving.predict import Predictor
 from services.serving.prediction_log.spool import Spool
 from services.serving.releases import Releases
+from services.serving.shadow.mirror import Mirror
 from services.serving.transactions import Transactions
 from shared.prediction_ids import PredictionIds
 
@@ -32,6 +33,7 @@ class Serving:
         configurations: Configurations,
         postprocessing: PostprocessingChanges,
         ids: PredictionIds,
+        mirror: Mirror,
     ) -> None:
         self.settings = settings
         self.follower = follower
@@ -43,6 +45,7 @@ class Serving:
         self.configurations = configurations
         self.postprocessing = postprocessing
         self.ids = ids
+        self.mirror = mirror
 
     # For readiness: each raises Unavailable with what is wrong.
 

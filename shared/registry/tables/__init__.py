@@ -17,6 +17,7 @@ from shared.registry.tables.outbox import OutboxMessage
 from shared.registry.tables.pipeline import Pipeline, SpecVersion
 from shared.registry.tables.postprocessing import RemovalChange, StagesChange
 from shared.registry.tables.run import Run, RunProgress
+from shared.registry.tables.shadow import ShadowComparison
 from shared.registry.tables.validation import Validation
 from shared.registry.tables.version import ModelVersion
 
@@ -44,6 +45,7 @@ __all__ = [
     "RunProgress",
     "Schedule",
     "ScheduleSlot",
+    "ShadowComparison",
     "SpecVersion",
     "StagesChange",
     "Validation",

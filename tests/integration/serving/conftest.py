@@ -88,6 +88,10 @@ class Replica:
         """POST .../canary."""
         return await self.client.post(f"/admin/models/{model}/canary", json={"version": version, **fields})
 
+    async def shadow(self, version: int | None, model: str = "delays", **fields: Any) -> httpx.Response:
+        """POST .../shadow."""
+        return await self.client.post(f"/admin/models/{model}/shadow", json={"version": version, **fields})
+
     def logged(self) -> list[Any]:
         """All predictions in the registry, oldest first."""
         with self.sessions.begin() as session:

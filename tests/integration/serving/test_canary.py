@@ -55,7 +55,7 @@ async def test_keys_stay_with_their_version_while_weights_change(versions: Regis
     assert begun.status_code == 200, begun.text
     assert begun.json() == {
         "model": "delays", "live_version": 1, "generation": 2, "previous_version": None,
-        "canary": {"version": 2, "share": 0.2}, "changed": True, "applied": True,
+        "canary": {"version": 2, "share": 0.2}, "shadow": None, "changed": True, "applied": True,
     }  # fmt: skip
     again = await replica.canary(2, weight=0.2, expected_generation=1)
     assert again.json() == {**begun.json(), "changed": False}, "repeated, it takes effect once"

@@ -23,7 +23,7 @@ async def test_a_prediction_is_answered_logged_and_shipped(registry: Registry, r
     registry.pipeline()
     registry.version(tiny_model(0.25, weight=0.5))
     assert (await replica.promote(1)).json() == {
-        "model": "delays", "live_version": 1, "generation": 1, "previous_version": None, "canary": None,
+        "model": "delays", "live_version": 1, "generation": 1, "previous_version": None, "canary": None, "shadow": None,
         "changed": True, "applied": True,
     }  # fmt: skip
     before = sample("relevo_serving_predictions_total", model="delays", version="1", role="live")

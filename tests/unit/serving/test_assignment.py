@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.assignment import assigned, place
+from services.serving.assignment import assigned, place, sampled
+from shared.ids import new_id_number
 
 PIPELINE = uuid.UUID("0190c9b4-1c3e-7d52-9a51-2f5c8a0e1b7d")
 OTHER = uuid.UUID("0190c9b4-1c3e-7d52-9a51-2f5c8a0e1b7e")
@@ -41,6 +42,19 @@ def test_raising_the_weight_moves_only_keys_that_are_new_to_the_canary() -> None
         assert before <= after
     assert shares[1] == shares[2]
     assert len(shares[-1]) == len(KEYS)
+
+
+@given(st.integers(0, 2**128 - 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_sample_holds_the_smaller(request: int, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert sampled(request, low) <= sampled(request, high)
+    assert sampled(request, 1.0)
+    assert not sampled(request, 0.0)
+
+
+def test_the_sample_is_of_its_size() -> None:
+    ids = [new_id_number() for _ in range(20_000)]
+    assert abs(sum(sampled(id_, 0.1) for id_ in ids) / len(ids) - 0.1) < 0.015, "seven deviations"
 
 
 def test_pipelines_are_assigned_independently() -> None:
