@@ -1,7 +1,11 @@
 """The use case: a request's rows in, scores out, logged before they leave. Touches no database; what takes long runs in threads."""
 
 import asyncio
+import contextlib
+import os
 import random
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,10 +49,20 @@ MOST_NAME = 96
 Read = Callable[[Loaded], tuple[list[Row], Write]]
 """The rows of a request for a version, and what writes its answer."""
 
+NICE = 10
+"""Of scoring threads, on Linux; the event loop's is 0."""
+
 Urgency = tuple[Priority, float]
 """Priority and deadline, as `Terms.of` gives them."""
 
 T = TypeVar("T")
+
+
+def _give_way() -> None:
+    """Have the event loop go first where this thread shares a core with it: who is refused must not wait for what is scored."""
+    if sys.platform == "linux":  # elsewhere a priority is a process's
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Predictor:
@@ -71,7 +85,7 @@ class Predictor:
         self._ids = ids
         self._configurations = configurations
         self._settings = settings
-        self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score")
+        self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score", initializer=_give_way)
         self._terms = Terms(settings)
         self._on_loop = self._backlog(1)
         self._in_threads = self._backlog(settings.score_threads)
