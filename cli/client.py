@@ -132,6 +132,27 @@ class Client:
             body["version"] = version
         return self._post("serving", f"/v1/models/{_part(name)}/predict", body)
 
+    def lookup(self, name: str, key: str) -> Json:
+        """A key's prediction: made ahead, else scored now, else the pipeline's default."""
+        return self._get("serving", f"/v1/models/{_part(name)}/predictions/{_part(key)}")
+
+    def precompute(self, name: str, source: Json) -> Json:
+        """Ask for a generation of offline predictions."""
+        return self._create("serving", f"/v1/models/{_part(name)}/precompute", source)
+
+    def precompute_file(self, name: str, body: bytes) -> Json:
+        """Ask for one of the rows of a Parquet file."""
+        path, kind = f"/v1/models/{_part(name)}/precompute", "application/vnd.apache.parquet"
+        return self._json("serving", "POST", path, content=body, content_type=kind, idempotency_key=str(uuid4()))
+
+    def generation(self, name: str, number: int) -> Json:
+        """One generation and how far it is."""
+        return self._get("serving", f"/v1/models/{_part(name)}/precompute/{number}")
+
+    def generations(self, name: str) -> Iterator[Json]:
+        """Generations of offline predictions, newest first."""
+        return self._pages("serving", f"/v1/models/{_part(name)}/precompute")
+
     def feedback(self, items: Sequence[Json]) -> Json:
         """Send the truth about predictions; the answer has a verdict for each item."""
         return self._post("serving", "/feedback", list(items), repeatable=True)

@@ -57,8 +57,7 @@ def _feed(table: pa.Table, given: Mapping[str, Any]) -> np.ndarray:
     column = _column(table, name)
     match given["kind"]:
         case "category":
-            texts: np.ndarray = pc.fill_null(_cast(name, column, pa.string()), "").to_numpy(zero_copy_only=False)
-            return texts.astype(object)
+            return _texts(name, column)
         case "number":
             return _float32(_cast(name, column, pa.float64()).to_numpy(zero_copy_only=False))
         case "timestamp":
@@ -82,6 +81,19 @@ def _timestamps(name: str, column: pa.ChunkedArray) -> np.ndarray:
         column = _cast(name, column, pa.timestamp("us", tz=column.type.tz))
     times: np.ndarray = _cast(name, column, pa.int64()).to_numpy(zero_copy_only=False)
     return times
+
+
+def _texts(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Each distinct text becomes one Python object: a category has few, whatever the number of rows."""
+    if not pa.types.is_dictionary(column.type):
+        column = _cast(name, column, pa.string()).dictionary_encode()
+    encoded = column.unify_dictionaries().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # of no chunk
+        return np.empty(0, dtype=object)
+    known = _cast(name, pa.chunked_array([encoded.dictionary]), pa.string()).to_pylist()
+    texts = np.array([*(text or "" for text in known), ""], dtype=object)
+    found: np.ndarray = texts[pc.fill_null(encoded.indices.cast(pa.int64()), len(known)).to_numpy()]
+    return found
 
 
 def _vectors(name: str, length: int, column: pa.ChunkedArray) -> np.ndarray:

@@ -65,6 +65,7 @@ def run(
     json_bytes: int | None = None,
     expected: Mapping[int, float] | None = None,
     tolerance: float = 0,
+    script: Path = SCRIPT,
 ) -> Load:
     """Load one address.
 
@@ -73,6 +74,7 @@ def run(
         connections: kept open, each with one request at a time.
         core: CPU that wrk may use.
         think_ms: mean pause of a connection between two requests.
+        script: what wrk runs; `body` is a file to it.
         json_bytes: length of the JSON that the body begins with, when binary data follows.
         expected: the score of the body's one row by version: every answer is compared, within the tolerance.
     """
@@ -99,7 +101,7 @@ def run(
             "--timeout",
             "20s",
             "-s",
-            str(SCRIPT),
+            str(script),
             url,
         ]
         found = subprocess.run(

@@ -2,10 +2,10 @@
 
 import typer
 
-from cli.commands import data, keys, live, loop
+from cli.commands import data, keys, live, loop, offline
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root."""
-    for module in (data, loop, live, keys):
+    for module in (data, loop, live, offline, keys):
         module.register(app)

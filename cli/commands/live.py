@@ -39,11 +39,17 @@ def predict(
     *,
     instance: Annotated[str | None, typer.Option(help="One instance as a JSON object, instead of a file.")] = None,
     version: Annotated[int | None, typer.Option(help="Ask this version instead of the one in production.")] = None,
+    key: Annotated[str | None, typer.Option(help="Look up the prediction of this key, made ahead.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score instances."""
+    """Score instances, or look up what was predicted for a key."""
     with connected(home) as client:
+        if key is not None:
+            if file is not None or instance is not None or version is not None:
+                raise BadInput("Give either --key or instances.")
+            print_item(client.lookup(pipeline, key), as_json=as_json)
+            return
         answer = client.predict(pipeline, _instances(file, instance), version)
         if as_json:
             print_json(answer)

@@ -13,6 +13,7 @@ from cli.stack.strays import MARK
 
 WORKERS = {
     "data-worker": ("services.data.worker", "data"),
+    "serving-worker": ("services.serving.worker", "precompute"),
     "validator-worker": ("services.validator.worker", "validate"),
     "trainer-worker": ("services.trainer.worker", "train"),
     "cycle-worker": ("services.trainer.worker", "cycles"),

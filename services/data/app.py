@@ -7,12 +7,12 @@ from fastapi import FastAPI
 
 from services.data.config import DataSettings, data_settings
 from services.data.routes import datasets, pipelines, rows
-from services.data.scratch import sweep
 from shared.artifacts import open_store
 from shared.config import CommonSettings, common_settings
 from shared.messaging import ping_redis
 from shared.prediction_ids import PredictionIds
 from shared.registry.session import make_sessions, open_engine, ping
+from shared.scratch import sweep
 from shared.web import key_routes
 from shared.web.app import make_app
 

@@ -14,7 +14,6 @@ from services.data.config import DataSettings
 from services.data.files import WrittenSplit, dataset_schema, write_splits
 from services.data.manifest import Manifest, Split
 from services.data.metrics import DATASET_ROWS
-from services.data.scratch import scratch
 from services.data.source import Cut, read_extracts
 from services.data.split import windows
 from services.data.statistics import split_statistics
@@ -25,6 +24,7 @@ from shared.observability.metrics import JOB_SECONDS, JOBS
 from shared.registry.session import Sessions, ingest_settled
 from shared.registry.states import DatasetState
 from shared.registry.tables import Dataset, SpecVersion
+from shared.scratch import scratch
 from shared.spec import PipelineSpec, TimestampFeature, VectorFeature, parse
 from shared.spec.types import format_duration
 

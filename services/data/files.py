@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.data.manifest import FILE_OF, Split, SplitEntry
-from services.data.source import arrow_type
 from services.data.split import Window, Windows
+from shared.copy_rows import arrow_type
 from shared.manifest import DatasetFile
 from shared.spec import PipelineSpec, TimestampFeature
 

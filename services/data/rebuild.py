@@ -7,11 +7,11 @@ from services.data import repository
 from services.data.build import build, plan_of
 from services.data.config import DataSettings
 from services.data.manifest import read_rows_digests
-from services.data.scratch import scratch
 from shared.artifacts import ArtifactStore
 from shared.errors import Conflict, Unavailable
 from shared.registry.session import Sessions
 from shared.registry.states import DatasetState
+from shared.scratch import scratch
 
 _one_at_a_time = threading.Lock()
 

@@ -19,6 +19,8 @@ from services.serving.models.listener import Listener
 from services.serving.models.loader import Loader
 from services.serving.models.recent import RecentRequests
 from services.serving.models.slots import ModelSlots
+from services.serving.offline.generations import Generations
+from services.serving.offline.lookup import Lookups
 from services.serving.oip import errors as oip_errors
 from services.serving.postprocessing.changes import PostprocessingChanges
 from services.serving.postprocessing.current import Configurations
@@ -28,7 +30,7 @@ from services.serving.prediction_log.shipping import Shipping
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.sync import Syncer
 from services.serving.releases import Releases
-from services.serving.routes import admin, feedback, oip, postprocessing, predict, rank
+from services.serving.routes import admin, feedback, offline, oip, postprocessing, predict, rank
 from services.serving.routes.state import Serving
 from services.serving.saved_keys import SavedKeys
 from services.serving.server import allow_files
@@ -93,6 +95,7 @@ def create_app(
             postprocessing.router,
             oip.router,
             oip.public,
+            offline.router,
         ],
         checks={
             "accepting": drain.check,
@@ -155,6 +158,7 @@ async def _replica(
         flush_s=settings.flush_s,
     )
     configurations = Configurations()
+    generations = Generations(store, settings.spool_dir / "offline")
     follower = Follower(
         partial(_read_catalogue, sessions),
         slots,
@@ -162,6 +166,7 @@ async def _replica(
         poll_s=settings.poll_s,
         saved=lambda: loader.forget_others(slots.digests()),
         prepare=configurations.follow,
+        also=generations.follow,
     )
     listener = Listener(_plain_url(common.sqlalchemy_url), follower.wake)
     transactions = Transactions(sessions, follower, wait_s=settings.registry_wait_s)
@@ -180,6 +185,9 @@ async def _replica(
         releases=Releases(transactions, slots, follower, settings),
         configurations=configurations,
         postprocessing=PostprocessingChanges(transactions, configurations, follower, settings),
+        generations=generations,
+        lookups=Lookups(follower, generations, predictor, configurations=configurations, settings=settings),
+        store=store,
         ids=ids,
         mirror=mirror,
     )
@@ -199,6 +207,7 @@ async def _replica(
         predictor.close()
         slots.close()
         await asyncio.to_thread(mirror.stop)
+        generations.close()
         await asyncio.to_thread(shipping.stop)
         await asyncio.to_thread(syncer.stop)
         await asyncio.to_thread(spool.close)

@@ -90,6 +90,16 @@ class ServingSettings(BaseSettings):
     """While more rows than this wait for the live version, nothing is given to the shadow."""
     shadow_keep_d: int = Field(default=30, ge=1)
     """Days that comparisons with a shadow are kept."""
+    precompute_threads: int = Field(default_factory=lambda: max(1, min(8, usable_cpus() // 2)), ge=1)
+    """Threads that score a generation of offline predictions, in serving's worker."""
+    precompute_query_s: int = Field(default=1800, ge=1)
+    """How long reading all keys seen may take."""
+    precompute_upload_rows: int = Field(default=10_000_000, ge=1)
+    """Most rows of an uploaded Parquet file that is to be scored."""
+    precompute_upload_bytes: int = Field(default=4 * 2**30, ge=1)
+    """Most bytes that such a file may unpack to: a small file can hold anything."""
+    precompute_keep: int = Field(default=3, ge=1)
+    """Generations of a pipeline whose files are kept; the newest one answers."""
     drain_s: float = Field(default=0, ge=0)
     """After SIGTERM: how long to go on answering with /readyz red, so that a load balancer notices, before closing."""
     flush_s: float = Field(default=10, gt=0)

@@ -144,6 +144,28 @@ REGISTRY_AGE_SECONDS = Gauge(
     "relevo_serving_registry_age_seconds", "Time since the registry was last read.", multiprocess_mode="livemax"
 )
 
+OFFLINE_LOOKUPS = Counter(
+    "relevo_serving_offline_lookups",
+    "Keys asked for by what answered: offline, online, default, or nothing.",
+    ["model", "source"],
+)
+OFFLINE_GENERATION = Gauge(
+    "relevo_serving_offline_generation",
+    "Generation of offline predictions that answers here.",
+    ["model"],
+    multiprocess_mode="liveall",
+)
+OFFLINE_COMPUTED_AT = Gauge(
+    "relevo_serving_offline_computed_at_timestamp_seconds",
+    "When the rows of that generation were read.",
+    ["model"],
+    multiprocess_mode="livemin",
+)
+OFFLINE_FAILURES = Counter(
+    "relevo_serving_offline_load_failures", "Generations that could not be fetched, verified and mapped.", ["model"]
+)
+PRECOMPUTE_ROWS = Counter("relevo_serving_precompute_rows", "Rows scored into generations.", ["model"])
+
 FEEDBACK = Counter("relevo_serving_feedback", "Feedback items by what became of them.", ["status"])
 FEEDBACK_DELAY_SECONDS = Histogram(
     "relevo_serving_feedback_delay_seconds",
@@ -197,6 +219,11 @@ def tell_missing(pipeline: Pipeline, applied: Applied | None) -> None:
 def feedback_delay_seconds(model: str) -> HistogramTally:
     """Before `FEEDBACK_DELAY_SECONDS`."""
     return TALLIES.get(("feedback_delay", model), lambda: HistogramTally(FEEDBACK_DELAY_SECONDS.labels(model)))
+
+
+def offline_lookups(model: str, source: str) -> CountTally:
+    """Before `OFFLINE_LOOKUPS`."""
+    return TALLIES.get(("offline", model, source), lambda: CountTally(OFFLINE_LOOKUPS.labels(model, source)))
 
 
 def forget_version(model: str, version: int) -> None:

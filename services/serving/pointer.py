@@ -9,7 +9,8 @@ from sqlmodel import Session
 from services.serving import repository
 from services.serving.errors import GenerationMoved, NotValidated
 from services.serving.models.catalogue import Share
-from shared.registry.states import VersionState
+from services.serving.offline.requests import after_release
+from shared.registry.states import DeploymentAction, VersionState
 from shared.registry.tables import Deployment, DeploymentChange, ModelVersion
 
 CHECK_VIOLATION = "23514"
@@ -84,6 +85,8 @@ def write(
         if version is not None and getattr(error.orig, "sqlstate", None) == CHECK_VIOLATION:
             raise NotValidated(why_not(version)) from error
         raise GenerationMoved("Another change of the deployment came first. Look again and decide anew.") from error
+    if change.action in (DeploymentAction.PROMOTE, DeploymentAction.ROLLBACK):
+        after_release(session, change.pipeline_id, change.actor)
     return _released(session, pointer, previous, changed=True)
 
 

@@ -46,8 +46,8 @@ MOST_WAITING = 256
 MOST_NAME = 96
 """Bytes after the word `model` in which the name is looked for."""
 
-Read = Callable[[Loaded], tuple[list[Row], Write]]
-"""The rows of a request for a version, and what writes its answer."""
+Read = Callable[[Loaded], tuple[list[Row], Write | None]]
+"""The rows of a request for a version, and what writes its answer; None: as that of `/predict`."""
 
 NICE = 10
 """Of scoring threads, on Linux; the event loop's is 0."""

@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from services.serving.models.catalogue import Catalogue, Pipeline, Pointer, Share, Version
+from services.serving.offline import repository as offline_repository
 from services.serving.postprocessing.repository import Newest
 from shared.errors import NotFound
 from shared.registry import tables
@@ -27,6 +28,7 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
     for pipeline_id, number, state in session.execute(_STATES):
         states.setdefault(pipeline_id, {})[number] = state
     pointers, newest = _pointers(session), Newest(session)
+    offline = offline_repository.current(session)
     pipelines = {}
     for row in session.execute(_PIPELINES):
         old = before.get(row.id)
@@ -41,6 +43,7 @@ def read_catalogue(session: Session, known: Catalogue) -> Catalogue:
             pointer=pointers.get(row.id),
             stages_order=newest.stages_order(row.id, old),
             removals=newest.removals(row.id, old),
+            offline=offline.get(row.id),
         )
     return Catalogue(pipelines)
 

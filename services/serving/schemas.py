@@ -8,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.serving.models.catalogue import Share
 from services.serving.models.policy import SlotState
-from shared.registry.states import DeploymentAction
+from shared.registry.states import DeploymentAction, PrecomputeState
+from shared.registry.tables import Precompute
+from shared.spec import OfflineSource
 from shared.spec.types import Name, Text
 from shared.web.moments import Moment
 
+LONGEST_S = 10.0 * 365 * 86_400
+"""No staleness that anybody asks for is longer."""
 Number = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 Generation = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
@@ -278,3 +282,75 @@ class ChangeView(BaseModel):
 def beside(share: Share | None) -> Beside | None:
     """As the API shows it."""
     return None if share is None else Beside(version=share.version, share=share.share)
+
+
+# Offline predictions
+
+
+class PrecomputeRequest(OfflineSource):
+    """Which rows to score."""
+
+
+class PrecomputeView(BaseModel):
+    """One generation of offline predictions."""
+
+    number: int = Field(description="The generation.")
+    id: UUID
+    state: PrecomputeState
+    source: dict[str, Any]
+    trigger: Literal["request", "schedule", "release"]
+    requested_by: str = Field(description="Name of the API key; `schedule`.")
+    slot: datetime | None
+    version: int | None = Field(description="Who scores; known once it is taken up.")
+    progress: dict[str, Any] = Field(description="`step`, `rows_done` of `rows`, `seconds`.")
+    rows: int | None
+    size_bytes: int | None
+    digest: str | None = Field(description="sha256 of the generation's manifest.")
+    parity: dict[str, Any] = Field(description="`rows` that were scored again as /predict does, `largest_difference`.")
+    computed_at: datetime | None = Field(description="When its rows were read.")
+    reason: str | None = Field(description="Why it failed, or waits.")
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Precompute, version: int | None) -> "PrecomputeView":
+        """From the row."""
+        return cls(version=version, **row.model_dump(include=cls.model_fields.keys() - {"version"}))
+
+
+class LookupRequest(_Request):
+    """Keys to look up, with the features that are scored where there is no prediction."""
+
+    instances: list[dict[str, Any]] = Field(
+        min_length=1, description="As for /predict. One whose key is known offline needs no more than the key."
+    )
+    max_staleness_s: float | None = Field(
+        default=None, ge=0, le=LONGEST_S, description="An older offline prediction does not answer."
+    )
+
+
+class LookupAnswer(BaseModel):
+    """One key's prediction, and what answered."""
+
+    key: str
+    source: Literal["offline", "online", "default"]
+    score: float | None = Field(description="After post-processing; null where the key is on the removal list.")
+    model_version: int | None = Field(description="Null for a default.")
+    generation: int | None = Field(
+        description="Where it was found; online: where its features were, unless they were sent."
+    )
+    computed_at: datetime | None = Field(description="Offline: when the generation's rows were read; online: now.")
+    staleness_s: float | None
+    prediction_id: str | None = Field(description="Online: for /feedback. Offline, feedback names the key.")
+    raw_score: float | None = Field(default=None, description="The model's; there where post-processing is in force.")
+    decision: bool | None = Field(default=None, description="Of a `threshold` stage.")
+    removed: bool | None = Field(default=None, description="True where the removal list has it.")
+
+
+class LookupResponse(BaseModel):
+    """Predictions in the order of the instances."""
+
+    model: str
+    predictions: list[LookupAnswer]

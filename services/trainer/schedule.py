@@ -1,9 +1,6 @@
-"""Cron schedules: which slot is due (pure), and the tick that starts its cycle. However many schedulers run, a slot starts once."""
-
-from datetime import datetime, timedelta
+"""Cron schedules: the tick that starts the cycle of a slot that is due. However many schedulers run, a slot starts once."""
 
 import structlog
-from cronsim import CronSim
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
@@ -11,21 +8,9 @@ from services.trainer import cycle_repository, repository, schedule_repository
 from services.trainer.cycles import start_cycle
 from services.trainer.metrics import SLOTS
 from shared.registry.session import Sessions
+from shared.slots import due_slot
 
 log = structlog.get_logger(__name__)
-
-
-def due_slot(cron: str, *, after: datetime, now: datetime) -> datetime | None:
-    """The newest slot in (after, now]. Slots missed before it are caught up by it, once, and not one by one.
-
-    Args:
-        cron: five fields, UTC.
-        after: the last slot taken, or when the schedule was set.
-        now: the present moment.
-    """
-    # The iterator leaves its start out; from the next whole minute backwards, the first slot is the newest that is due.
-    newest: datetime = next(CronSim(cron, now.replace(second=0, microsecond=0) + timedelta(minutes=1), reverse=True))
-    return newest if newest > after else None
 
 
 def tick(sessions: Sessions) -> int:

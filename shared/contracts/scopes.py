@@ -15,6 +15,7 @@ class Scope(StrEnum):
     PREDICT = "predict"  #: ask the live model for predictions
     PREDICT_VERSION = "predict:version"  #: name another version than the live one in a prediction request
     PREDICT_PRIORITY = "predict:priority"  #: ask for predictions that go before those of others
+    PRECOMPUTE = "precompute"  #: start generations of offline predictions
     FEEDBACK = "feedback"  #: send the truth about predictions
     DEPLOY = "deploy"  #: promote a version, roll back
     KEYS = "keys"  #: create, list and revoke API keys, never beyond one's own scopes and pipelines

@@ -9,6 +9,7 @@ class Queue(StrEnum):
     DATA = "data"  #: dataset builds
     TRAIN = "train"  #: training runs, one at a time for each worker
     VALIDATE = "validate"  #: validations, releases, monitoring, alert delivery
+    PRECOMPUTE = "precompute"  #: generations of offline predictions
     CYCLES = "cycles"  #: short steps of the retraining state machine
 
 
@@ -22,6 +23,7 @@ class TaskName(StrEnum):
     RELEASE = "validator.release"  #: validations.id
     MONITOR = "validator.monitor"  #: pipelines.id
     DELIVER_ALERT = "validator.deliver_alert"  #: alerts.id
+    PRECOMPUTE = "serving.precompute"  #: precomputes.id
 
 
 QUEUE_OF: dict[TaskName, Queue] = {
@@ -32,6 +34,7 @@ QUEUE_OF: dict[TaskName, Queue] = {
     TaskName.RELEASE: Queue.VALIDATE,
     TaskName.MONITOR: Queue.VALIDATE,
     TaskName.DELIVER_ALERT: Queue.VALIDATE,
+    TaskName.PRECOMPUTE: Queue.PRECOMPUTE,
 }
 
 DEPLOYMENT_CHANNEL = "relevo_deployments"

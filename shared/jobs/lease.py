@@ -186,8 +186,8 @@ def finish(sessions: Sessions, lease: Lease, state: StrEnum) -> Iterator[tuple[S
         row.state = state
         row.lease_until = None
         row.finished_at = session.scalar(select(func.now()))
-        if row.cycle_id is not None:
-            enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
+        if (cycle_id := getattr(row, "cycle_id", None)) is not None:  # not all kinds of work are a cycle's
+            enqueue(session, TaskName.ADVANCE_CYCLE, cycle_id)
 
 
 @contextmanager

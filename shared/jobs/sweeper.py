@@ -114,5 +114,5 @@ def _move(session: Session, kind: WorkKind, row: Any, *, max_attempts: int, fail
         return
     row.finished_at = now
     row.state, row.reason = (RunState.CANCELLED, cancelled) if _cancelled(row) else (kind.failed, failed)
-    if row.cycle_id is not None:
-        enqueue(session, TaskName.ADVANCE_CYCLE, row.cycle_id)
+    if (cycle_id := getattr(row, "cycle_id", None)) is not None:
+        enqueue(session, TaskName.ADVANCE_CYCLE, cycle_id)

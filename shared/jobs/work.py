@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.contracts.tasks import TaskName
-from shared.registry.states import DatasetState, RunState, ValidationState
-from shared.registry.tables import Dataset, Run, Validation
+from shared.registry.states import DatasetState, PrecomputeState, RunState, ValidationState
+from shared.registry.tables import Dataset, Precompute, Run, Validation
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class WorkKind:
     """One table of leased work."""
 
     name: str
-    table: type[Dataset] | type[Run] | type[Validation]
+    table: type[Dataset] | type[Run] | type[Validation] | type[Precompute]
     queued: StrEnum
     running: StrEnum
     failed: StrEnum
@@ -27,4 +27,12 @@ RUN = WorkKind("run", Run, RunState.QUEUED, RunState.RUNNING, RunState.FAILED, T
 VALIDATION = WorkKind(
     "validation", Validation, ValidationState.QUEUED, ValidationState.RUNNING, ValidationState.FAILED, TaskName.VALIDATE
 )
-ALL_WORK = (DATASET, RUN, VALIDATION)
+PRECOMPUTE = WorkKind(
+    "precompute",
+    Precompute,
+    PrecomputeState.QUEUED,
+    PrecomputeState.RUNNING,
+    PrecomputeState.FAILED,
+    TaskName.PRECOMPUTE,
+)
+ALL_WORK = (DATASET, RUN, VALIDATION, PRECOMPUTE)

@@ -50,6 +50,16 @@ class ValidationState(StrEnum):
     FAILED = "failed"  #: no verdict could be reached; counts as not passed
 
 
+class PrecomputeState(StrEnum):
+    """One generation of offline predictions."""
+
+    QUEUED = "queued"  #: asked for, no worker yet
+    RUNNING = "running"  #: a worker holds the lease; one of a pipeline at a time
+    READY = "ready"  #: its files are stored and checked; the newest of these answers
+    FAILED = "failed"  #: no generation came of it; `reason` says why
+    RETIRED = "retired"  #: newer ones took its place and its files were removed; the row keeps the lineage
+
+
 class VersionState(StrEnum):
     """One trained model."""
 
@@ -118,6 +128,11 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         # A release that found another model in production is judged again from the start.
         ValidationState.PASSED: frozenset({ValidationState.QUEUED}),
         ValidationState.INCONCLUSIVE: frozenset({ValidationState.QUEUED}),
+    },
+    PrecomputeState: {
+        PrecomputeState.QUEUED: frozenset({PrecomputeState.RUNNING, PrecomputeState.FAILED}),
+        PrecomputeState.RUNNING: frozenset({PrecomputeState.READY, PrecomputeState.FAILED, PrecomputeState.QUEUED}),
+        PrecomputeState.READY: frozenset({PrecomputeState.RETIRED}),
     },
     VersionState: {
         VersionState.CANDIDATE: frozenset({VersionState.VALIDATED, VersionState.HELD, VersionState.REJECTED}),

@@ -8,6 +8,7 @@ from shared.spec.features import (
     TimestampFeature,
     VectorFeature,
 )
+from shared.spec.offline import KeysSeen, OfflineSource, OfflineSpec
 from shared.spec.pipeline import GateSpec, NetworkSpec, PipelineSpec, Task, TrainingSpec
 from shared.spec.read import changes, load_yaml, parse, spec_digest
 
@@ -16,8 +17,11 @@ __all__ = [
     "CrossFeature",
     "Feature",
     "GateSpec",
+    "KeysSeen",
     "NetworkSpec",
     "NumberFeature",
+    "OfflineSource",
+    "OfflineSpec",
     "PipelineSpec",
     "Task",
     "TimestampFeature",

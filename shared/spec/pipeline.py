@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from shared.spec.cron import parse_cron
 from shared.spec.features import CategoryFeature, CrossFeature, Feature, TimestampFeature
+from shared.spec.offline import OfflineSpec
 from shared.spec.postprocessing import Stages, problems
 from shared.spec.types import Duration, FieldName, Name, Text
 
@@ -127,6 +128,8 @@ class PipelineSpec(_Part):
     """What serving does with scores until `PUT /admin/models/{p}/postprocessing` says otherwise. Not written where there is none:
     such specs keep the digest they had before there were stages."""
     monitoring: MonitoringSpec = MonitoringSpec()
+    offline: OfflineSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Predictions made ahead of their requests. Not written where there is none: those specs keep their digest."""
 
     @model_validator(mode="after")
     def _features_fit(self) -> "PipelineSpec":
@@ -167,6 +170,9 @@ class PipelineSpec(_Part):
         expected = {"binary": "log_loss", "regression": "squared_error"}[self.task]
         if self.gate.metric not in (None, expected):
             raise ValueError(f"gate.metric: {self.gate.metric} does not fit task {self.task}; use {expected}")
+        default = self.offline.default if self.offline else None
+        if self.task == "binary" and default is not None and not 0 <= default <= 1:
+            raise ValueError("offline.default: a binary task's score is a probability, from 0 to 1")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ such a route straight to `RawRoute.serve`; the checks, their order and their ans
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any, Protocol
@@ -64,6 +64,8 @@ class Call:
     method: str = "POST"
     began_s: float = field(default_factory=time.perf_counter)
     """When it was received, by `time.perf_counter`."""
+    query: Mapping[str, str] = field(default_factory=lambda: NO_PARAMETERS)
+    """The query's parameters, only those that the route takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class RawRoute(GuardedRoute):
         self.scope: Scope = requirement.scope
         """What a caller's key must allow."""
         self._upload = requirement.upload
+        self._query: frozenset[str] = endpoint.query  # type: ignore[attr-defined]
         self._meters: dict[tuple[str, int], _Meter] = {}
 
     async def serve(self, scope: AsgiScope, receive: Receive, send: Send, path: Mapping[str, str]) -> None:
@@ -195,7 +198,7 @@ class RawRoute(GuardedRoute):
             ring.remember(authorization, self.scope, caller)
         call.caller = caller
         if scope["query_string"] or call.path:
-            _check_address(call, scope)
+            _check_address(call, scope, self._query)
         settings = state.settings
         limit = settings.upload_limit_bytes if self._upload else settings.body_limit_bytes
         declared = as_length(headers.get(b"content-length", b""))
@@ -272,9 +275,10 @@ def _tally(kind: Any, name: str, **labels: str) -> Any:
     return _TALLIES.get((name, *labels.values()), make)
 
 
-def _check_address(call: Call, scope: AsgiScope) -> None:
+def _check_address(call: Call, scope: AsgiScope, parameters: Collection[str]) -> None:
     if scope["query_string"]:
-        check_query(QueryParams(scope["query_string"]), ())
+        call.query = QueryParams(scope["query_string"])
+        check_query(call.query, parameters)
     if "\x00" in scope["path"]:
         raise Invalid("The address holds the NUL character.")
     for name in PIPELINE_PARAMETERS:
@@ -291,6 +295,7 @@ def raw(
     json_only: bool = True,
     refuse: Refuse = last_resort,
     path_types: Mapping[str, Any] = NO_PARAMETERS,
+    query: Mapping[str, Any] = NO_PARAMETERS,
     express: Express | None = None,
     **options: Any,
 ) -> Callable[[Handler], Handler]:
@@ -301,6 +306,7 @@ def raw(
         scope: what the caller's key must allow.
         json_only: refuse a body that is not declared as JSON; else the handler looks at what came.
         refuse: how an exception is answered; by default as a problem.
+        query: the query's parameters, all optional, with their types; the handler reads the texts in `Call.query`.
         path_types: path parameters that are documented as another type than a pipeline's name.
         express: a short way to the same answers for JSON by POST; it checks whether the caller may use the pipeline in the path.
         options: as FastAPI's `add_api_route` takes them: response_model, openapi_extra, responses.
@@ -316,8 +322,12 @@ def raw(
         documented.json_only = json_only and method != "GET"  # type: ignore[attr-defined]
         parameters = [
             Parameter(name, Parameter.KEYWORD_ONLY, annotation=path_types.get(name, Name))
-            for name in re.findall(r"{(\w+)}", path)
+            for name in re.findall(r"{(\w+)(?::\w+)?}", path)
         ]
+        parameters += [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=None) for name, kind in query.items()
+        ]
+        documented.query = frozenset(query)  # type: ignore[attr-defined]
         documented.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         router.add_api_route(
             path, documented, methods=[method], dependencies=[requires(scope)], route_class_override=RawRoute, **options

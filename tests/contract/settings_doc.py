@@ -26,7 +26,10 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Validator and its worker": ValidatorSettings,
 }
 """Heading in the page, and the class it shows."""
-COMPUTED = {"SERVING_SCORE_THREADS": "cores by workers, at most 4"}
+COMPUTED = {
+    "SERVING_SCORE_THREADS": "cores by workers, at most 4",
+    "SERVING_PRECOMPUTE_THREADS": "half the cores, at most 8",
+}
 """Defaults that depend on the machine, in words."""
 HEAD = "| Variable | Default | Meaning |\n|---|---|---|"
 

@@ -109,7 +109,9 @@ for name in modules:
 """
 
 
-@pytest.mark.parametrize("name", ["migrate", "serving", "data-worker", "validator-worker", "trainer", "trainer-worker"])
+@pytest.mark.parametrize(
+    "name", ["migrate", "serving-worker", "data-worker", "validator-worker", "trainer", "trainer-worker"]
+)
 def test_an_image_has_the_packages_that_its_code_imports(name: str, images: dict[str, Stage]) -> None:
     """Import all of the image's code with every package hidden that it does not install."""
     stage = images[name]

@@ -17,6 +17,8 @@ def test_every_answer_is_documented(world: World) -> None:
         f"POST {A}/{{p}}/removals/reinstate", f"GET {A}/{{p}}/removals/history",
         f"POST {A}/{{p}}/promote", f"POST {A}/{{p}}/rollback", f"POST {A}/{{p}}/canary",
         f"POST {A}/{{p}}/shadow", f"GET {A}/{{p}}/shadow", "GET /healthz", "GET /readyz",
+        f"POST {M}/precompute", f"GET {M}/precompute", f"GET {M}/precompute/{{n}}", f"GET {M}/predictions/{{key}}",
+        f"POST {M}/predictions",
         "GET /v2", "GET /v2/health/live", "GET /v2/health/ready", f"GET {V}", f"GET {V}/ready", f"POST {V}/infer",
         f"GET {V}/versions/{{n}}", f"GET {V}/versions/{{n}}/ready", f"POST {V}/versions/{{n}}/infer",
         f"POST {R}/index", f"POST {R}/models/{{p}}/load", f"POST {R}/models/{{p}}/unload",

@@ -101,7 +101,7 @@ def make_world(sessions: Sessions, settings: CommonSettings) -> World:
         admin = Principal("aaaaaaaaaaaa", "admin", frozenset(ADMIN), None)
         spare, _ = create_key(session, name="spare", scopes=[Scope.READ], by=admin)
         key_id = spare.id
-    known = {"p": NAME, "n": "1", "split": "train", "keys/id": key_id}
+    known = {"p": NAME, "n": "1", "split": "train", "key": "t0001", "keys/id": key_id}
     ids = {"runs": run, "cycles": cycle, "validations": held, "alerts": alert.id}
     return World(known | {f"{kind}/id": str(value) for kind, value in ids.items()})
 

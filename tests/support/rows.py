@@ -17,7 +17,17 @@ from shared.ids import new_id
 from shared.manifest import TRAIN_FILE, DatasetFile, files_section
 from shared.registry.session import Sessions
 from shared.registry.states import DatasetState, RunState
-from shared.registry.tables import Cycle, Dataset, ModelVersion, OutboxMessage, Pipeline, Run, SpecVersion, Validation
+from shared.registry.tables import (
+    Cycle,
+    Dataset,
+    ModelVersion,
+    OutboxMessage,
+    Pipeline,
+    Precompute,
+    Run,
+    SpecVersion,
+    Validation,
+)
 from shared.spec import parse, spec_digest
 
 AS_OF = datetime(2013, 4, 1, tzinfo=UTC)
@@ -133,6 +143,19 @@ class Rows:
         """A cycle at its beginning, or what `values` say."""
         facts = {"trigger": "manual", "as_of": AS_OF, "spec_version": 1}
         row = Cycle(id=new_id(), pipeline_id=pipeline_id, **{**facts, **values})
+        self.add(row)
+        return row.id
+
+    def precompute(self, pipeline_id: uuid.UUID, **values: Any) -> uuid.UUID:
+        """A generation of offline predictions that waits, or what `values` say."""
+        self._numbers += 1
+        row = Precompute(
+            id=new_id(),
+            pipeline_id=pipeline_id,
+            number=self._numbers,
+            source={"keys_seen": {}},
+            **{"trigger": "request", **values},
+        )
         self.add(row)
         return row.id
 

@@ -70,6 +70,19 @@ class StagesOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Offline:
+    """The generation of offline predictions that answers."""
+
+    number: int
+    digest: str
+    """Of its manifest."""
+    version: int
+    """Number of the version that scored it."""
+    computed_at: datetime
+    """When its rows were read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """One pipeline with everything that may serve it."""
 
@@ -83,6 +96,7 @@ class Pipeline:
     stages_order: StagesOrder | None = None
     """None: nobody has ordered other stages than the spec's."""
     removals: Removals = field(default_factory=Removals)
+    offline: Offline | None = None
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -145,6 +159,8 @@ def to_document(catalogue: Catalogue) -> dict[str, Any]:
                     "sequence": pipeline.removals.sequence,
                     "items": {name: sorted(items) for name, items in pipeline.removals.items.items()},
                 },
+                "offline": pipeline.offline
+                and {**asdict(pipeline.offline), "computed_at": pipeline.offline.computed_at.isoformat()},
             }
             for pipeline in catalogue.pipelines.values()
         ]
@@ -162,6 +178,7 @@ def from_document(document: Mapping[str, Any]) -> Catalogue:
 
 def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
     # An earlier release did not write these.
+    offline = entry.get("offline")
     order, removals = entry.get("stages_order"), entry.get("removals") or {"sequence": 0, "items": {}}
     return Pipeline(
         id=uuid.UUID(entry["id"]),
@@ -172,6 +189,7 @@ def _pipeline(entry: Mapping[str, Any]) -> Pipeline:
         pointer=entry["pointer"] and _pointer(entry["pointer"]),
         stages_order=order and StagesOrder(**order),
         removals=Removals(removals["sequence"], {name: frozenset(items) for name, items in removals["items"].items()}),
+        offline=offline and Offline(**{**offline, "computed_at": datetime.fromisoformat(offline["computed_at"])}),
     )
 
 

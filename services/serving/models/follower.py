@@ -40,6 +40,7 @@ class Follower:
         poll_s: float,
         saved: Callable[[], None] = lambda: None,
         prepare: Callable[[Pipeline], None] = lambda _: None,
+        also: Callable[[Catalogue], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is read before `start`.
 
@@ -50,6 +51,7 @@ class Follower:
             poll_s: time between two readings.
             saved: called after the catalogue was written: the moment to tidy up what it does not need.
             prepare: called for each pipeline of a reading before anything answers by it.
+            also: what else follows the catalogue; called as often as the slots are driven, and must not block.
         """
         self._read = read
         self._slots = slots
@@ -58,6 +60,7 @@ class Follower:
         self._poll_due_s = 0.0
         self._after_save = saved
         self._prepare = prepare
+        self._also = also
         self._catalogue = Catalogue()
         self._known = False
         self._read_at_s: float | None = None
@@ -154,6 +157,7 @@ class Follower:
                 self._slots.advance(pipeline)
             except Exception:  # one pipeline's trouble is not the others'
                 log.exception("a pipeline could not be brought up to date; trying again", model=pipeline.name)
+        self._also(self._catalogue)
 
     def _warn_of_older(self, pipeline: Pipeline) -> None:
         applied = self._slots.applied(pipeline.name)

@@ -109,10 +109,7 @@ class Loader:
 
     def forget_others(self, keep: Collection[str]) -> None:
         """Remove cached copies of artifacts that are not in use and were not fetched just now."""
-        for path in self._cache.glob("??/*"):
-            with suppress(OSError):
-                if path.name not in keep and time.time() - path.stat().st_mtime > CACHED_S:
-                    path.unlink()
+        forget_others(self._cache, keep)
 
     def _fetch(self, digest: str) -> bytes:
         try:
@@ -124,6 +121,14 @@ class Loader:
                 f"the stored bytes of artifact {digest} do not have this sha256; restore or rebuild it"
             )
         return data
+
+
+def forget_others(cache: Path, keep: Collection[str]) -> None:
+    """Remove copies in a cache folder that are not in use and were not fetched just now."""
+    for path in cache.glob("??/*"):
+        with suppress(OSError):
+            if path.name not in keep and time.time() - path.stat().st_mtime > CACHED_S:
+                path.unlink()
 
 
 def refit(loaded: Loaded, pipeline: Pipeline) -> Loaded:

@@ -7,6 +7,8 @@ from fastapi import Depends, Request
 from services.serving.config import ServingSettings
 from services.serving.models.follower import Follower
 from services.serving.models.slots import ModelSlots
+from services.serving.offline.generations import Generations
+from services.serving.offline.lookup import Lookups
 from services.serving.postprocessing.changes import PostprocessingChanges
 from services.serving.postprocessing.current import Configurations
 from services.serving.predict import Predictor
@@ -14,6 +16,7 @@ from services.serving.prediction_log.spool import Spool
 from services.serving.releases import Releases
 from services.serving.shadow.mirror import Mirror
 from services.serving.transactions import Transactions
+from shared.artifacts import ArtifactStore
 from shared.prediction_ids import PredictionIds
 
 
@@ -32,6 +35,9 @@ class Serving:
         releases: Releases,
         configurations: Configurations,
         postprocessing: PostprocessingChanges,
+        generations: Generations,
+        lookups: Lookups,
+        store: ArtifactStore,
         ids: PredictionIds,
         mirror: Mirror,
     ) -> None:
@@ -44,6 +50,9 @@ class Serving:
         self.releases = releases
         self.configurations = configurations
         self.postprocessing = postprocessing
+        self.generations = generations
+        self.lookups = lookups
+        self.store = store
         self.ids = ids
         self.mirror = mirror
 

@@ -16,6 +16,7 @@ from shared.registry.tables.monitoring import Alert, MonitoringDay, MonitoringWa
 from shared.registry.tables.outbox import OutboxMessage
 from shared.registry.tables.pipeline import Pipeline, SpecVersion
 from shared.registry.tables.postprocessing import RemovalChange, StagesChange
+from shared.registry.tables.precompute import Precompute
 from shared.registry.tables.run import Run, RunProgress
 from shared.registry.tables.shadow import ShadowComparison
 from shared.registry.tables.validation import Validation
@@ -36,6 +37,7 @@ __all__ = [
     "MonitoringWatermark",
     "OutboxMessage",
     "Pipeline",
+    "Precompute",
     "PredictionRequest",
     "QuarantinedRow",
     "RemovalChange",

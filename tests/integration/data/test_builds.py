@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from services.data import build, repository, scratch
+from services.data import build, repository
 from services.data.tasks import build_row
+from shared import scratch
 from shared.artifacts import ArtifactStore
 from shared.contracts.tasks import TaskName
 from shared.errors import StoreFull, Unavailable

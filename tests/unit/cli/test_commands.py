@@ -32,7 +32,7 @@ def test_every_command_of_the_design_is_there() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert names >= {
         *("up", "down", "status", "logs", "demo", "apply", "ingest", "label", "dataset", "cycle", "runs", "models"),
-        *("promote", "rollback", "predict", "monitor", "alerts"),
+        *("promote", "rollback", "predict", "precompute", "monitor", "alerts"),
     }
     assert [group.name for group in app.registered_groups] == ["keys"]
 
@@ -192,3 +192,65 @@ def test_monitoring_says_when_newer_rows_are_not_counted_yet(
     result = relevo("monitor", "flights")
     assert result.exit_code == 0
     assert ("not counted yet" in result.stdout) is not up_to_date
+
+
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        ((), {}),
+        (("--dataset", "latest", "--split", "test"), {"dataset": "latest", "split": "test"}),
+        (("--dataset", "7"), {"dataset": 7}),
+        (("--keys-seen",), {"keys_seen": {}}),
+        (("--since", "30d"), {"keys_seen": {"since": "30d"}}),
+    ],
+)
+def test_precompute_names_the_rows_and_waits(
+    relevo: Relevo, server: Scripted, words: tuple[str, ...], body: dict[str, object]
+) -> None:
+    server.script = [
+        Answer(202, {"number": 4, "state": "queued"}),
+        Answer(body={"number": 4, "state": "ready", "rows": 9}),
+    ]
+    result = relevo("precompute", "flights", *words, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["rows"]) == (0, 9)
+    assert (server.asked[0].method, server.asked[0].path) == ("POST", "/v1/models/flights/precompute")
+    assert server.asked[0].json == body
+    assert server.asked[1].path == "/v1/models/flights/precompute/4"
+
+
+def test_a_file_is_sent_as_it_is_and_a_failure_tells(relevo: Relevo, server: Scripted, tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    file.write_bytes(b"PAR1 and more")
+    server.script = [
+        Answer(202, {"number": 4, "state": "queued"}),
+        Answer(body={"number": 4, "state": "failed", "reason": "no"}),
+    ]
+    result = relevo("precompute", "flights", "--file", str(file))
+    assert result.exit_code == 1
+    assert server.asked[0].headers["content-type"] == "application/vnd.apache.parquet"
+    assert server.asked[0].body == b"PAR1 and more"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--split", "test"), "--split belongs to --dataset"),
+        (("--dataset", "1", "--keys-seen"), "either --dataset or --keys-seen"),
+        (("--dataset", "new"), "must be a number, or latest"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(
+    relevo: Relevo, server: Scripted, words: tuple[str, ...], message: str
+) -> None:
+    result = relevo("precompute", "flights", *words)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert server.asked == []
+
+
+def test_a_prediction_made_ahead_is_looked_up_by_key(relevo: Relevo, server: Scripted) -> None:
+    server.script = [Answer(body={"key": "a/b", "source": "offline", "score": 0.5})]
+    result = relevo("predict", "flights", "--key", "a/b")
+    assert result.exit_code == 0
+    assert "offline" in result.stdout
+    assert server.asked[0].path in ("/v1/models/flights/predictions/a/b", "/v1/models/flights/predictions/a%2Fb")

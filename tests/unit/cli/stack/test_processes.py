@@ -38,7 +38,7 @@ def test_every_part_comes_after_what_it_needs() -> None:
         seen.add(part.name)
     assert list(parts) == [
         "migrate", "serving", "data", "trainer", "validator",
-        "data-worker", "validator-worker", "trainer-worker", "cycle-worker", "background",
+        "data-worker", "serving-worker", "validator-worker", "trainer-worker", "cycle-worker", "background",
     ]  # fmt: skip
 
 
@@ -59,10 +59,11 @@ def test_each_worker_takes_one_queue_and_has_a_page_of_its_own() -> None:
         queues[name] = command[command.index("-Q") + 1]
         assert command[command.index("-n") + 1] == f"{name}@%h"
     assert queues == {
-        "data-worker": "data", "validator-worker": "validate", "trainer-worker": "train", "cycle-worker": "cycles",
+        "data-worker": "data", "serving-worker": "precompute", "validator-worker": "validate", "trainer-worker": "train",
+        "cycle-worker": "cycles",
     }  # fmt: skip
     pages = [parts[name].environment["RELEVO_METRICS_PORT"] for name in (*processes.WORKERS, "background")]
-    assert len(set(pages)) == 5
+    assert len(set(pages)) == 6
     assert "RELEVO_METRICS_PORT" not in parts["serving"].environment
 
 

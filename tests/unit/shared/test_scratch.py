@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.data.scratch import scratch, sweep
+from shared.scratch import scratch, sweep
 
 OWNER = """
 import sys
-from services.data.scratch import scratch
+from shared.scratch import scratch
 with scratch() as folder:
     (folder / "events.parquet").write_bytes(b"x")
     print(folder, flush=True)

@@ -7,7 +7,7 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.schedule import due_slot
+from shared.slots import due_slot
 from shared.spec.cron import parse_cron
 
 

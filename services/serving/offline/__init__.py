@@ -1,0 +1,1 @@
+"""Predictions made ahead: generations of scored rows in immutable files, looked up by key."""
