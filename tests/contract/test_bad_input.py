@@ -70,7 +70,7 @@ BODIES: dict[str, dict[str, Any]] = {
             "version": 2, "weight": 0.5, "expected_generation": 3, "reason": "r", "override": "o", "effective_at": iso(31),
         },
         "POST /admin/models/{p}/shadow": {
-            "version": 2, "sample": 0.5, "expected_generation": 3, "reason": "r", "effective_at": iso(31),
+            "version": 2, "sample": 0.5, "expected_generation": 4, "reason": "r", "effective_at": iso(31),
         },
         "PUT /admin/models/{p}/postprocessing": {
             "stages": [{"type": "clip", "low": 0.1}], "expected_number": 0, "reason": "r",
@@ -123,7 +123,7 @@ PATHS = {
     "split": ["other", "TRAIN", "%00", "..%2Ftrain"],
 }
 QUERIES = ["", "%00", "NaN", "1e400", "9" * 400, "-1", "x", "%ED%A0%80", "2013-02-30", "[]"]
-FREE = {("after", "9" * 400)}
+FREE = {("after", "9" * 400), ("threshold", "-1")}
 FREE_HEADERS = {"x-relevo-assignment-key"}
 """Headers that take any text."""
 PROBLEM = "application/problem+json"
@@ -298,7 +298,7 @@ async def wrong_addresses(walk: Walk, name: str, operation: dict[str, Any]) -> N
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "query":
             for value in QUERIES:
-                wanted = (400, 422) if (parameter["name"], value) not in FREE else (200, 422)
+                wanted = (400, 422) if (parameter["name"], value) not in FREE else (200, 404, 422)
                 path = f"{known}?{parameter['name']}={value}"
                 await walk.refused(f"{parameter['name']} = {value[:40]}", name, *wanted, path=path)
         elif parameter["in"] == "header" and parameter["name"].lower() not in FREE_HEADERS:
