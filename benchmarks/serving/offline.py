@@ -2,14 +2,15 @@
 
     python -m benchmarks.serving.offline [--rounds 7] [--seconds 10] [--rate 2000]
 
-A stack is started and a model released on a tenth of the flights. Then, in turn and in this process, with one scoring thread each:
-ONNX Runtime alone on tensors that lie ready in memory (the yardstick), and all that the worker does with a dataset (Parquet read,
-tensors made, scored, keys hashed, files written, index sorted, 200 rows compared with online, files stored and synced). Wall and
-processor time of both are stated: on a machine with other work the former says more about that work. Reading and writing have
-threads of their own; where a core is free for them, the processor time of the thread that scores is what counts.
+A stack is started and a model released on a tenth of the flights. The year is uploaded as a Parquet file, and looked up over HTTP
+by random keys at a fixed rate of arrivals; serving has one core, wrk and everything else another. What it would take to load the
+scores into PostgreSQL is stated apart.
 
-Then the year is uploaded as a Parquet file, and looked up over HTTP by random keys at a fixed rate of arrivals; serving has one
-core, wrk and everything else another. What it would take to load the scores into PostgreSQL is stated apart.
+When the stack has stopped, in turn and in this process, with one scoring thread each: ONNX Runtime alone on tensors that lie ready
+in memory (the yardstick), and all that the worker does with a dataset (Parquet read, tensors made, scored, keys hashed, files
+written, index sorted, 200 rows compared with online, files stored and synced). Wall and processor time of both are stated: on a
+machine with other work the former says more about that work. Reading and writing have threads of their own; where a core is free
+for them, the processor time of the thread that scores is what counts.
 
 Last line: `{"rows", "raw_rows_s", "precompute_rows_s", "ratio", "scoring_ratio", "cpu_ratio", "postgres_s", "upload_s", "peak_rps",
 "rate", "p50_ms", "p99_ms", "errors"}`.
@@ -90,20 +91,22 @@ def main() -> None:
     with console.status("Reading the flights"):
         flights = _until_now(load_flights(), spec)
     serving_core, load_core = sorted(os.sched_getaffinity(0))[:2]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as life:
-        with console.status("Starting the stack and releasing a model"):
-            relevo = life.enter_context(
-                stack.running(
-                    Path(folder) / "stack",
-                    stack.free_base(free_ports(())),
-                    document,
-                    _events(flights.sample(frac=SAMPLE, random_state=7), spec),
-                    serving_core=serving_core,
-                    other_core=load_core,
+    with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as life:
+            with console.status("Starting the stack and releasing a model"):
+                relevo = life.enter_context(
+                    stack.running(
+                        Path(folder) / "stack",
+                        stack.free_base(free_ports(())),
+                        document,
+                        _events(flights.sample(frac=SAMPLE, random_state=7), spec),
+                        serving_core=serving_core,
+                        other_core=load_core,
+                    )
                 )
-            )
-        result = _scoring(console, spec, flights, relevo.model.read_bytes(), Path(folder), options.rounds)
-        result |= _looking_up(console, spec, flights, relevo, options, load_core)
+            model = relevo.model.read_bytes()
+            looked_up = _looking_up(console, spec, flights, relevo, options, load_core)
+        result = _scoring(console, spec, flights, model, Path(folder), options.rounds) | looked_up
     print(json.dumps(result))
 
 
