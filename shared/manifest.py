@@ -3,6 +3,7 @@
 Written by the data service; read by whoever needs a file of the dataset. What a reader relies on is here, once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +41,14 @@ def read_files(store: ArtifactStore, dataset_digest: Digest) -> dict[str, Datase
         Unavailable: the storage is away.
     """
     try:
-        files = orjson.loads(store.get(dataset_digest))["files"]
-        return {
-            str(name): DatasetFile(check_digest(file["sha256"]), int(file["size_bytes"]), int(file["rows"]))
-            for name, file in files.items()
-        }
+        return files_of(orjson.loads(store.get(dataset_digest)))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, Invalid) as error:
         raise ArtifactCorrupt(f"The manifest {dataset_digest} is not a dataset's manifest: {error}.") from error
+
+
+def files_of(document: Mapping[str, Any]) -> dict[str, DatasetFile]:
+    """The files that a manifest names; raises KeyError, TypeError, ValueError, AttributeError or Invalid when it is none."""
+    return {
+        str(name): DatasetFile(check_digest(file["sha256"]), int(file["size_bytes"]), int(file["rows"]))
+        for name, file in document["files"].items()
+    }

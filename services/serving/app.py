@@ -192,7 +192,7 @@ async def _replica(
         mirror=mirror,
     )
     metrics.REGISTRY_AGE_SECONDS.set_function(lambda: inf if follower.age_s is None else follower.age_s)
-    metrics.EXPECTED_WAIT_SECONDS.set_function(lambda: predictor.wait_s)
+    metrics.EXPECTED_WAIT_SECONDS.set_function(lambda: predictor.lanes.wait_s)
     metrics.SPOOL_BYTES.set_function(lambda: spool.waiting_bytes)
     metrics.SPOOL_LIMIT_BYTES.set(settings.spool_limit_bytes)
     metrics.SHIP_LAG_SECONDS.set_function(lambda: shipping.lag_s)
@@ -204,7 +204,7 @@ async def _replica(
     finally:
         drain.uninstall()
         await asyncio.gather(*(asyncio.to_thread(part.stop) for part in (listener, follower)))
-        predictor.close()
+        predictor.lanes.close()
         slots.close()
         await asyncio.to_thread(mirror.stop)
         generations.close()

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from services.serving.admission import Backlog, Priority
 from services.serving.errors import Overloaded
-from services.serving.queue import Entry, Job, Queue, Ticket
+from services.serving.queue import Entry, Job, Queue, Ticket, tell
 from services.serving.run_cost import RunCost
 from shared.errors import Unavailable
 
@@ -167,7 +167,7 @@ class Batcher(Generic[J, R]):
 
         def done(work: "asyncio.Future[tuple[Sequence[R | Exception], float]]") -> None:
             self._running -= 1
-            if work.cancelled():
+            if work.cancelled() or work.exception() is not None:  # an end of the thread itself, which no batch survives
                 self._finish(self._long, batch, closing, 0.0)
             else:
                 self._finish(self._long, batch, *work.result())
@@ -204,9 +204,4 @@ class Batcher(Generic[J, R]):
         except Exception as error:  # noqa: BLE001 - every caller hears of it, and nobody waits for ever
             delivered = [error] * len(jobs)
         for ticket, outcome in zip(tickets, delivered, strict=True):
-            if ticket.cancelled():
-                continue
-            if isinstance(outcome, Exception):
-                ticket.set_exception(outcome)
-            else:
-                ticket.set_result(outcome)
+            tell(ticket, outcome)

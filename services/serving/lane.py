@@ -55,6 +55,8 @@ class Job:
     """Makes the answer when it is not that of `/predict`."""
     ranking: Ranking | None = None
     """Asks for a list instead of single scores."""
+    replays: bool = False
+    """Whether the call's body is one of `/predict`: a version that is loaded later may rehearse with it."""
     size: int = field(init=False)
     """Rows."""
 
@@ -165,13 +167,19 @@ class Lane:
             total = sum(part)
             # A sum of float32 values is finite exactly when all of them are.
             finite = math.isfinite(total)
-            outcomes.append(self._scored(job, part, total, feeds, start) if finite else self._not_finite(job, part))
+            outcomes.append(self._outcome(job, part, total, feeds, start) if finite else self._not_finite(job, part))
             start += job.size
         return outcomes
 
     def _alone(self, job: Job) -> Scored | Exception:
         try:
             return self._score([job])[0]
+        except Exception as error:  # noqa: BLE001 - this job's own outcome
+            return error
+
+    def _outcome(self, job: Job, scores: list[float], total: float, feeds: Feeds, start: int) -> Scored | Exception:
+        try:
+            return self._scored(job, scores, total, feeds, start)
         except Exception as error:  # noqa: BLE001 - this job's own outcome
             return error
 
@@ -286,7 +294,7 @@ class Lane:
         """Keep the body of a request that was answered by the live version, if there is one here."""
         self._sample.due_s = now_s + EVERY_S
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, Scored) and job.write is None and job.lease.role is Role.LIVE:
+            if isinstance(outcome, Scored) and job.replays and job.lease.role is Role.LIVE:
                 self._sample.keep(job.call.body)
                 return
 

@@ -5,7 +5,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from services.serving.admission import Backlog, Priority
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class Job(Protocol):
@@ -40,6 +44,21 @@ class Ticket(Protocol[R_contra]):
 
     def set_exception(self, error: Exception, /) -> None:
         """The job failed."""
+
+
+def tell(ticket: Ticket[R], outcome: "R | Exception") -> None:
+    """Give a ticket its outcome. Whatever that brings about is not the trouble of others, who wait for theirs."""
+    try:
+        if ticket.cancelled():
+            return
+        if isinstance(outcome, StopIteration):  # which no future takes
+            outcome = RuntimeError("a job stopped an iteration")
+        if isinstance(outcome, Exception):
+            ticket.set_exception(outcome)
+        else:
+            ticket.set_result(outcome)
+    except Exception:
+        log.exception("an outcome could not be told")
 
 
 Entry = tuple[J, Ticket[R], float]
@@ -107,5 +126,4 @@ class Queue(Generic[J, R]):
         job, ticket, cost_s = entry
         self.backlog.leave(job.priority, cost_s)
         self._given_up(job)
-        if not ticket.cancelled():
-            ticket.set_exception(self.backlog.too_late(job.priority))
+        tell(ticket, self.backlog.too_late(job.priority))

@@ -14,6 +14,9 @@ PRIORITY, TIMEOUT = b"x-relevo-priority", b"x-relevo-timeout-ms"
 PRIORITIES = {b"high": Priority.HIGH, b"normal": Priority.NORMAL, b"low": Priority.LOW}
 MOST_KEYS = 10_000
 
+Urgency = tuple[Priority, float]
+"""Priority and deadline, as `Terms.of` gives them."""
+
 
 class Terms:
     """What headers and settings say. Its methods belong to one event loop."""
@@ -22,7 +25,7 @@ class Terms:
         self._timeout_s = settings.timeout_ms / 1000
         self._rates = KeyRates(settings.key_rate, settings.key_burst) if settings.key_rate else None
 
-    def of(self, headers: Mapping[bytes, bytes], caller: Principal, began_s: float) -> tuple[Priority, float]:
+    def of(self, headers: Mapping[bytes, bytes], caller: Principal, began_s: float) -> Urgency:
         """Priority and deadline of a request.
 
         Args:

@@ -43,6 +43,7 @@ class ExpressProtocol(HttpToolsProtocol):
     # What the parser tells
 
     def on_message_begin(self) -> None:
+        self._idle_since_s = None  # also when it came together with the one before, which was answered on the spot
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -247,7 +248,8 @@ class Turn:
 
     def refuse(self, error: Exception) -> None:
         """Or why there is none."""
-        self.protocol.refuse(self, error)
+        if not self.response_complete:
+            self.protocol.refuse(self, error)
 
 
 class _NoEvent:

@@ -157,7 +157,10 @@ class Follower:
                 self._slots.advance(pipeline)
             except Exception:  # one pipeline's trouble is not the others'
                 log.exception("a pipeline could not be brought up to date; trying again", model=pipeline.name)
-        self._also(self._catalogue)
+        try:
+            self._also(self._catalogue)
+        except Exception:
+            log.exception("what follows the registry beside the models could not be brought up to date; trying again")
 
     def _warn_of_older(self, pipeline: Pipeline) -> None:
         applied = self._slots.applied(pipeline.name)

@@ -1,5 +1,6 @@
 """What a lookup answers, and by which rules. Plain values and pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import msgspec
 import numpy as np
 
 from services.serving.models.catalogue import Pipeline
+from services.serving.postprocessing.columns import text_of
 from services.serving.postprocessing.current import Configuration
 from services.serving.postprocessing.removals import KEY
 from shared.spec.types import parse_duration
@@ -53,6 +55,11 @@ class Rules:
     def blind(self, generation: "Generation") -> bool:
         """Whether the removal list names a field that the generation does not hold: then it cannot tell what it may answer."""
         return not self.removed_by <= generation.fields(self.key, self.time)
+
+    def removed_as_sent(self, instance: Mapping[str, Any]) -> bool:
+        """Whether the removal list names what the instance says of itself, whatever it said when it was scored."""
+        items = self.single.removals.items if self.single is not None else {}
+        return any(text_of(instance.get(name)) in items[name] for name in self.removed_by)
 
     def default_for(self, key: str) -> OfflineAnswer | None:
         """The default's answer; None when there is none, or nobody can tell that the key may be answered."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from services.serving.models.catalogue import Offline
 from services.serving.offline.key_hash import hash_key
 from services.serving.offline.manifest import INDEX_FILE, ROWS_FILE, Manifest, read_manifest
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, Digest
 from shared.errors import ArtifactCorrupt
 from shared.instances import epoch_us
 
@@ -116,6 +116,11 @@ class Generation:
         """A feature of a row; None where it is missing."""
         return self._rows.value(found.row, name)
 
+    @property
+    def digests(self) -> list[Digest]:
+        """Of all its files."""
+        return [self.offline.digest, *self.manifest.digests]
+
     def instance(self, found: Found, key_name: str, time_name: str) -> dict[str, Any]:
         """What was scored, as a request would send it."""
         return as_instance(self._rows.values(found.row), key_name, time_name)
@@ -137,6 +142,6 @@ def open_generation(store: ArtifactStore, offline: Offline, cache: Path) -> Gene
         ArtifactMissing, ArtifactCorrupt: its files are not there, or not what was written.
         Unavailable: the storage is away.
     """
-    manifest = read_manifest(store, offline.digest)
+    manifest = read_manifest(store.fetch(offline.digest, cache).read_bytes(), offline.digest)
     paths = {name: store.fetch(manifest.files[name].sha256, cache) for name in (ROWS_FILE, INDEX_FILE)}
     return Generation(offline, manifest, paths[ROWS_FILE], paths[INDEX_FILE])

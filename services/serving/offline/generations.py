@@ -51,6 +51,7 @@ class Generations:
         self._open: dict[str, Generation] = {}
         self._trouble: dict[str, _Trouble] = {}
         self._opening: set[str] = set()
+        self._wanted: dict[str, Offline] = {}
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generations")
 
@@ -60,6 +61,7 @@ class Generations:
 
     def follow(self, catalogue: Catalogue) -> None:
         """Begin to open what the catalogue names and is not open yet. Blocks for nothing."""
+        self._wanted = {name: found.offline for name, found in catalogue.pipelines.items() if found.offline is not None}
         for name, pipeline in catalogue.pipelines.items():
             if pipeline.offline is not None and self._is_due(name, pipeline.offline):
                 self._opening.add(name)
@@ -94,8 +96,15 @@ class Generations:
         metrics.OFFLINE_GENERATION.labels(name).set(wanted.number)
         metrics.OFFLINE_COMPUTED_AT.labels(name).set(wanted.computed_at.timestamp())
         log.info("offline predictions switched", model=name, generation=wanted.number, rows=generation.manifest.rows)
-        in_use = {digest for open_one in self._open.values() for digest in open_one.manifest.digests}
-        forget_others(self._cache, in_use)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of cached copies, once all that is wanted is open: before, it is not known whose files they are."""
+        opened = dict(self._open)
+        if all(
+            name in opened and opened[name].offline.digest == wanted.digest for name, wanted in self._wanted.items()
+        ):
+            forget_others(self._cache, {digest for one in opened.values() for digest in one.digests})
 
     def _failed(self, name: str, wanted: Offline, error: Exception) -> None:
         with self._lock:

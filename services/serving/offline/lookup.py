@@ -14,7 +14,7 @@ from services.serving.offline.generations import Generations
 from services.serving.postprocessing.current import Configurations
 from services.serving.predict import Predictor, received_us
 from shared.errors import Invalid, NotFound, RelevoError, Unavailable
-from shared.instances import from_epoch_us
+from shared.instances import from_epoch_us, read_key
 from shared.web.raw import Call
 
 
@@ -24,6 +24,9 @@ class _Answers(msgspec.Struct, gc=False):
 
 
 _to_json = msgspec.json.Encoder().encode
+
+INLINE_BYTES = 16 * 1024
+"""With a larger body the keys are looked up in a thread: thousands of them would hold up the event loop."""
 
 
 class _Scored(msgspec.Struct, gc=False):
@@ -73,21 +76,25 @@ class Lookups:
             Unavailable: the key could be scored online, but not now, and the pipeline has no default.
         """
         pipeline = self._pipeline(name)
+        try:
+            read_key(key)
+        except ValueError as error:
+            raise Invalid(f"The key {error}.", errors=[{"loc": ["path", "key"], "msg": str(error)}]) from None
         rules = self._rules_of(pipeline)
         limit_us = rules.limit_us(read_seconds(call.query))
         generation = self._generations.get(name)
+        default = rules.default_for(key)
         found = generation.find(key) if generation is not None else None
         if generation is not None and found is not None and not rules.blind(generation):
             offline = rules.offline(generation, found, key, now_us=received_us(call), limit_us=limit_us)
             if offline is not None:
                 return _to_json(self._counted(name, offline))
             answers = await self._online_or_none(
-                call, pipeline, rules, generation.instance(found, rules.key, rules.time)
+                call, pipeline, generation.instance(found, rules.key, rules.time), has_default=default is not None
             )
             if answers is not None:
                 answers[0].generation = generation.offline.number
                 return _to_json(self._counted(name, answers[0]))
-        default = rules.default_for(key)
         if default is None:
             metrics.offline_lookups(name, "nothing").value += 1
             raise NotFound(nothing(pipeline, rules, generation, known=found is not None))
@@ -103,22 +110,17 @@ class Lookups:
         """
         pipeline = self._pipeline(name)
         rules = self._rules_of(pipeline)
-        instances, limit_s = read_many(call.body, self._settings.max_instances)
-        keys = read_keys(instances, rules.key)
-        now_us, limit_us = received_us(call), rules.limit_us(limit_s)
-        generation = self._generations.get(name)
-        answers: list[OfflineAnswer | None] = [None] * len(keys)
-        if generation is not None and not rules.blind(generation):
-            for index, key in enumerate(keys):
-                if (found := generation.find(key)) is not None:
-                    answers[index] = rules.offline(generation, found, key, now_us=now_us, limit_us=limit_us)
+        if len(call.body) > INLINE_BYTES:
+            instances, answers = await self._predictor.lanes.aside(self._made_ahead, call, name, rules)
+        else:
+            instances, answers = self._made_ahead(call, name, rules)
         if missing := [index for index, answer in enumerate(answers) if answer is None]:
             try:
                 scored = await self._online(call, pipeline, [instances[index] for index in missing])
             except Invalid as error:
                 raise renumbered(error, missing) from None
-            except (NotFound, Unavailable):
-                defaults = [rules.default_for(keys[index]) for index in missing]
+            except RelevoError:
+                defaults = [rules.default_for(read_key(instances[index][rules.key])) for index in missing]
                 scored = [default for default in defaults if default is not None]
                 if len(scored) < len(missing):
                     raise
@@ -126,6 +128,23 @@ class Lookups:
                 answers[index] = answer
         complete = [self._counted(name, answer) for answer in answers if answer is not None]
         return _to_json(_Answers(name, complete))
+
+    def _made_ahead(self, call: Call, name: str, rules: Rules) -> tuple[list[Any], list[OfflineAnswer | None]]:
+        """The instances of the body, and what was made ahead for each; raises as `many` does for a bad body."""
+        instances, limit_s = read_many(call.body, self._settings.max_instances)
+        keys = read_keys(instances, rules.key)
+        now_us, limit_us = received_us(call), rules.limit_us(limit_s)
+        generation = self._generations.get(name)
+        answers: list[OfflineAnswer | None] = [None] * len(keys)
+        if generation is not None and not rules.blind(generation):
+            for index, key in enumerate(keys):
+                # What is removed by what it says now is for the model's own path, which answers that.
+                if (found := generation.find(key)) is None or rules.removed_as_sent(instances[index]):
+                    continue
+                answers[index] = rules.offline(generation, found, key, now_us=now_us, limit_us=limit_us)
+                if answers[index] is None and len(instances[index]) == 1:  # a key alone: what is known of it is scored
+                    instances[index] = generation.instance(found, rules.key, rules.time)
+        return instances, answers
 
     # Online
 
@@ -154,7 +173,7 @@ class Lookups:
         ]
 
     async def _online_or_none(
-        self, call: Call, pipeline: Pipeline, rules: Rules, instance: dict[str, Any]
+        self, call: Call, pipeline: Pipeline, instance: dict[str, Any], *, has_default: bool
     ) -> list[OfflineAnswer] | None:
         """None when no version can score what is stored, or none can now and a default can answer."""
         try:
@@ -162,7 +181,7 @@ class Lookups:
         except (NotFound, Invalid):
             return None
         except RelevoError:
-            if rules.default is None:
+            if not has_default:
                 raise
             return None
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from shared.artifacts import ArtifactStore, Digest
+from shared.artifacts import Digest
 from shared.errors import ArtifactCorrupt, Invalid
-from shared.manifest import DatasetFile, files_section, read_files
+from shared.manifest import DatasetFile, files_of, files_section
 
 ROWS_FILE = "rows.arrow"
 """Arrow IPC: key, time (epoch microseconds), the model's raw features and the score, in batches of a fixed number of rows."""
@@ -48,16 +48,15 @@ class Manifest:
         return [file.sha256 for file in self.files.values()]
 
 
-def read_manifest(store: ArtifactStore, digest: Digest) -> Manifest:
-    """The manifest of that digest.
+def read_manifest(data: bytes, digest: Digest) -> Manifest:
+    """The manifest that an artifact's bytes are.
 
     Raises:
-        ArtifactMissing, ArtifactCorrupt: it is not stored, or is no manifest that this release knows.
-        Unavailable: the storage is away.
+        ArtifactCorrupt: they are no manifest that this release knows.
     """
-    files = read_files(store, digest)
     try:
-        document: dict[str, Any] = orjson.loads(store.get(digest))
+        document: dict[str, Any] = orjson.loads(data)
+        files = files_of(document)
         if document["format"] != FORMAT or not {ROWS_FILE, INDEX_FILE} <= files.keys():
             raise Invalid("another format")
         numbers = {name: int(document[name]) for name in ("version", "rows", "batch_rows", "seed")}

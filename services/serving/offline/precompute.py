@@ -29,6 +29,7 @@ from services.serving.offline.seen import keys_seen
 from shared.artifacts import ArtifactStore
 from shared.config import local_cache_dir
 from shared.errors import ArtifactCorrupt, ArtifactMissing, Invalid, LeaseLost, RelevoError
+from shared.jobs.faults import DATABASE_FAULTS
 from shared.jobs.lease import Lease, extend, finish
 from shared.manifest import DatasetFile
 from shared.observability.metrics import JOB_SECONDS, JOBS
@@ -106,7 +107,10 @@ class Progress:
 
     def _write(self) -> None:
         self._told_s = time.monotonic()
-        extend(self._sessions, self._lease, progress=self.document)
+        try:
+            extend(self._sessions, self._lease, progress=self.document)
+        except DATABASE_FAULTS as error:  # the lease outlasts a short one, and says when it does not
+            log.warning("progress is not written; going on", error=type(error).__name__)
 
 
 def run(sessions: Sessions, store: ArtifactStore, settings: ServingSettings, lease: Lease) -> None:
@@ -267,7 +271,7 @@ def retire(sessions: Sessions, store: ArtifactStore, pipeline_id: uuid.UUID, *, 
     for row_id, digest in old:
         assert digest is not None
         with suppress(ArtifactMissing, ArtifactCorrupt):  # removed by half, the last time
-            for file in read_manifest(store, digest).digests:
+            for file in read_manifest(store.get(digest), digest).digests:
                 store.delete(file)
         store.delete(digest)
         with sessions.begin() as session:

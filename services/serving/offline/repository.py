@@ -65,11 +65,11 @@ def add(
 
 
 def queued(session: Session, pipeline_id: uuid.UUID) -> Sequence[Precompute]:
-    """The generations that nobody has taken up yet, oldest first."""
+    """The generations that nobody has taken up yet, oldest first; nobody takes them up before the transaction ends."""
     query = select(Precompute).where(
         col(Precompute.pipeline_id) == pipeline_id, col(Precompute.state) == PrecomputeState.QUEUED
     )
-    return session.scalars(query.order_by(col(Precompute.number))).all()
+    return session.scalars(query.order_by(col(Precompute.number)).with_for_update()).all()
 
 
 def has_open(session: Session, pipeline_id: uuid.UUID) -> bool:

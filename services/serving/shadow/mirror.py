@@ -116,7 +116,12 @@ class Mirror:
             self._close(self._process)
 
     def _written(self, frame: Frame) -> bool:
-        process = self._process or self._start()
+        try:
+            process = self._process or self._start()
+        except OSError as error:  # no process, memory or descriptor is left
+            log.error("the shadow's process cannot be started; trying again", error=type(error).__name__)
+            metrics.SHADOW_REQUESTS.labels(frame.model, Outcome.LOST).inc()
+            return False
         assert process.stdin is not None
         self._sent[frame.model] += 1
         try:
@@ -165,17 +170,16 @@ class Mirror:
 
     def _ended(self) -> None:
         """It is started again with the next request, after a pause; what comes meanwhile fills the queue, and is shed."""
-        process = self._process
-        assert process is not None
-        self._close(process)
-        self._listener.join()
-        for model, count in (self._sent - self._reported).items():
-            metrics.SHADOW_REQUESTS.labels(model, Outcome.LOST).inc(count)
+        if (process := self._process) is not None:
+            self._close(process)
+            self._listener.join()
+            for model, count in (self._sent - self._reported).items():
+                metrics.SHADOW_REQUESTS.labels(model, Outcome.LOST).inc(count)
+            log.error("the shadow's process has ended; starting it again", status=process.returncode)
         with self._lock:
             self._process, self._gone = None, False
             if self._stopping:
                 return
-        log.error("the shadow's process has ended; starting it again", status=process.returncode)
         with self._lock:
             self._lock.wait_for(lambda: self._stopping, self._restart_s)
         self._restart_s = min(self._restart_s * 2, MAX_RESTART_S)

@@ -257,7 +257,7 @@ async def test_old_generations_are_retired_and_files_removed(
     monkeypatch.setenv("SERVING_PRECOMPUTE_KEEP", "2")
     add_dataset(deployed, tmp_path, rows(20), rows(1, "T"))
     first = await made(replica, deployed, {"dataset": "latest"})
-    manifest = read_manifest(deployed.store, first["digest"])
+    manifest = read_manifest(deployed.store.get(first["digest"]), first["digest"])
     held = replica.serving.generations.get("delays")
     for _ in range(2):
         await made(replica, deployed, {"dataset": "latest"})
@@ -340,6 +340,16 @@ async def test_stages_and_removals_of_the_moment_apply_to_what_was_made_before(
             gone = (await look_up(replica, key, **query)).json()
             assert (gone["score"], gone["raw_score"], gone["removed"]) == (None, None, True), gone
     assert "removed" not in (await look_up(replica, "F-4")).json()
+    for no_key in ("", "k" * 300):
+        refused = await look_up(replica, no_key)
+        assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, ["path", "key"]), refused.text
+    old = {"instances": [{"flight": "F-4"}], "max_staleness_s": 0}
+    by_key = (await replica.client.post("/v1/models/delays/predictions", json=old)).json()["predictions"]
+    assert [one["source"] for one in by_key] == ["online"], "what is known of the key is scored"
+
+    now_of_another = {"instances": [flight(flight="F-4"), flight(flight="F-4", carrier="UA")]}
+    as_sent = (await replica.client.post("/v1/models/delays/predictions", json=now_of_another)).json()["predictions"]
+    assert [(one["source"], one.get("removed", False)) for one in as_sent] == [("online", True), ("offline", False)]
 
     await replica.client.post(f"{admin}/removals", json={"items": ["N1"], "field": "tail", "reason": "test"})
     blind = await look_up(replica, "F-4")

@@ -77,7 +77,7 @@ class Busy:
     async def full(self) -> list["asyncio.Task[httpx.Response]"]:
         """Ask for more than may wait; those that do."""
         asked = [self.ask(number) for number in range(MANY)]
-        backlog = self.replica.serving.predictor._in_threads
+        backlog = self.replica.serving.predictor.lanes._in_threads
         await until(lambda: backlog._waiting + sum(task.done() for task in asked) == MANY, "all are let in or refused")
         refused = [await task for task in asked if task.done()]
         assert refused
@@ -136,7 +136,7 @@ async def test_what_cannot_be_scored_in_time_is_refused_at_once_and_the_rest_ans
     for path in ("/healthz", "/readyz", "/metrics", "/admin/models/delays"):
         assert (await asyncio.wait_for(busy.client.get(path), 30)).status_code == 200, path
     assert (await busy.replica.promote(1)).status_code == 200
-    assert not busy.replica.serving.predictor.has_room()
+    assert not busy.replica.serving.predictor.lanes.has_room()
 
     busy.gate.open()
     answers = [await task for task in waiting]
@@ -144,7 +144,7 @@ async def test_what_cannot_be_scored_in_time_is_refused_at_once_and_the_rest_ans
     assert (await busy.ask(1000)).status_code == 200, "there is room again"
     rows = await busy.replica.shipped(len(answers) + 3)
     assert "AA-999" not in {row.key for row in rows}
-    assert busy.replica.serving.predictor.has_room()
+    assert busy.replica.serving.predictor.lanes.has_room()
 
 
 async def test_one_whose_deadline_passes_while_it_waits_is_neither_scored_nor_logged(busy: Busy) -> None:

@@ -359,3 +359,52 @@ def test_whatever_becomes_of_jobs_nothing_is_left_on_the_books(
 
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(all_of_them(pool))
+
+
+class Trouble:
+    """A ticket that nothing can be told."""
+
+    def cancelled(self) -> bool:
+        return False
+
+    def set_result(self, result: object) -> None:
+        raise OSError("its connection is in trouble")
+
+    set_exception = set_result
+
+
+@pytest.mark.parametrize("inline_s", [0.0, 1.0])
+async def test_one_who_cannot_be_told_keeps_the_others_from_nothing(inline_s: float) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(Doubling(), pool, inline_s=inline_s)
+        first = asked.submit(Rows((1,)))
+        asked.put(Rows((2,)), Trouble())
+        last = asked.submit(Rows((3,)))
+        assert await asyncio.wait_for(asyncio.gather(first, last), 30) == [[2], [6]]
+        assert asked.waiting_rows == 0
+
+
+@pytest.mark.parametrize("inline_s", [0.0, 1.0])
+async def test_an_outcome_that_no_future_takes_is_told_all_the_same(inline_s: float) -> None:
+    model = Doubling()
+
+    def stops(jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        raise StopIteration
+
+    model.score = stops  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="stopped"):
+        await asyncio.wait_for(batcher(model, pool, inline_s=inline_s).submit(Rows((1,))), 30)
+
+
+async def test_a_thread_that_ends_lets_nobody_wait() -> None:
+    model = Doubling()
+
+    def ends(jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+        raise SystemExit
+
+    model.score = ends  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        asked = batcher(model, pool, inline_s=0.0)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(asked.submit(Rows((1,))), 30)
+        assert asked.waiting_rows == 0

@@ -45,3 +45,24 @@ def test_one_pipeline_in_trouble_does_not_keep_the_others_behind(
     finally:
         follower.stop()
         slots.close()
+
+
+def test_trouble_beside_the_models_does_not_end_the_following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = threading.Event()
+    seen: list[Catalogue] = []
+
+    def also(catalogue: Catalogue) -> None:
+        seen.append(catalogue)
+        if len(seen) > 1:
+            again.set()
+        raise ValueError("a file that is not there")
+
+    monkeypatch.setattr(module.log, "exception", lambda _: None)
+    slots = ModelSlots(lambda pipeline, number: pytest.fail("nothing is deployed"), pinned_limit=1)
+    follower = Follower(lambda known: known, slots, tmp_path, poll_s=0.01, also=also)
+    follower.start()
+    try:
+        assert again.wait(DEADLINE_S)
+    finally:
+        follower.stop()
+        slots.close()

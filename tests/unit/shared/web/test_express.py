@@ -314,6 +314,24 @@ async def test_a_server_that_ends_answers_what_it_has_taken(app: FastAPI, key: s
         await idle.close()
 
 
+async def test_a_request_that_came_with_the_one_before_is_not_idle(app: FastAPI, key: str, echo: Echo) -> None:
+    async with serving(app, ExpressProtocol) as (server, port):
+        server.config.timeout_keep_alive = 1
+        connection, idle = await Connection.to(port), await Connection.to(port)
+        await connection.send(request(b"1", key))
+        await connection.answer()
+        await connection.send(request(b"2", key) + request(b'"later"', key))
+        assert (await connection.answer())[2] == b'{"model":"","sent":2}'
+        answer_it = await echo.later.get()
+        await idle.send(request(b"3", key))
+        await idle.answer()
+        assert await idle.ended(), "by now the other would have ended too"
+        answer_it()
+        assert (await connection.answer())[2] == b'{"model":"","sent":"later"}'
+        await connection.close()
+        await idle.close()
+
+
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: FastAPI, key: str, echo: Echo) -> None:
     async with serving(app, ExpressProtocol) as (server, port):
         server.config.timeout_keep_alive = 1
