@@ -139,5 +139,6 @@ class _Stored:
         return [self._generation.value(self._found, name)]
 
     def vectors(self, name: str) -> np.ndarray:
-        """As `Columns.vectors`; no stage of single scores asks."""
-        raise NotImplementedError(f"{name}: vectors are for lists")
+        """As `Columns.vectors`."""
+        vector = self._generation.value(self._found, name)
+        return np.array([vector], np.float32) if isinstance(vector, list) else np.zeros((1, 1), np.float32)

@@ -120,10 +120,13 @@ def _configuration(pipeline: Pipeline, before: Configuration) -> Configuration:
     removals, problem = pipeline.removals, None
     try:
         stages = tuple(_STAGES.validate_python(list(documents)))
-    except ValidationError as error:
-        # Written by a newer release: the stages before stay in force, the removal list never waits for them.
+        plan = Plan(stages, removals.items)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the stages, the removal list never waits for them
+        # Written by a newer release, most likely: the stages before stay in force.
         stages, number, spec_version = before.stages, before.number, before.spec_version
-        problem = f"The newest stages are not known to this release ({error.errors()[0]['msg']})."
+        plan = Plan(stages, removals.items)
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else type(error).__name__
+        problem = f"The newest stages are not known to this release ({reason})."
         log.error("stages are not known to this release; those before stay in force", model=pipeline.name)
-    plan, newest = Plan(stages, removals.items), 0 if order is None else order.number
+    newest = 0 if order is None else order.number
     return Configuration(stages, number, spec_version, removals, plan, newest, problem)

@@ -1,9 +1,12 @@
 """What is in force: from the registry's word to compiled plans, through a restart, past stages that this release does not know."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from services.serving.models import state_file
 from services.serving.models.catalogue import Catalogue, Pipeline, StagesOrder
@@ -11,7 +14,9 @@ from services.serving.models.follower import Follower
 from services.serving.models.slots import ModelSlots
 from services.serving.postprocessing.columns import text_of
 from services.serving.postprocessing.current import Configurations
-from services.serving.postprocessing.removals import KEY, Change, Removals
+from services.serving.postprocessing.plan import Plan
+from services.serving.postprocessing.removals import KEY, Change, Items, Removals
+from shared.spec.postprocessing import Stage
 from tests.unit.serving.tiny_model import SPEC
 
 CLIP = {"type": "clip", "low": 0.5, "high": None}
@@ -68,6 +73,22 @@ def test_stages_of_a_newer_release_leave_those_before_in_force_and_never_hold_up
     assert now.plan.items == {KEY: frozenset({"a"})}
     assert now.problem is not None
     assert "not known to this release" in now.problem
+
+
+def test_stages_that_cannot_be_compiled_never_hold_up_a_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Plan):
+        def __init__(self, stages: Sequence[Stage], items: Items) -> None:
+            if stages:
+                raise ZeroDivisionError
+            super().__init__(stages, items)
+
+    monkeypatch.setattr("services.serving.postprocessing.current.Plan", Broken)
+    configurations = Configurations()
+    configurations.follow(pipeline(stages_order=StagesOrder(2, [CLIP]), removals=Removals(9, {KEY: frozenset({"a"})})))
+    now = configurations.of("delays")
+    assert now.single is not None, "a fresh replica removes what the list names"
+    assert (now.all.plan.items, now.all.number, now.all.newest) == ({KEY: frozenset({"a"})}, None, 2)
+    assert "ZeroDivisionError" in (now.all.problem or "")
 
 
 def test_who_waits_hears_of_it_once_it_is_in_force() -> None:
