@@ -4,7 +4,8 @@
 
 Relevo does everything it does in production: key check, validation, metrics, write-ahead log. All its serving processes share one
 core; wrk, PostgreSQL and the rest of the stack have another. The apps take turns within each round, so that a slow minute of the
-machine meets all of them. The floor is the same HTTP server with an app that parses the JSON and answers a constant.
+machine meets all of them; while another app has its turn, shipping rests. The floor is the same HTTP server with an app that
+parses the JSON and answers a constant.
 
 Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "p99_ms", "floor_rps", "errors", "logged"}`, cases as connections x rows.
 `logged` is 1.0 when all that wrk saw answered is in PostgreSQL, and nothing but what it can have left under way.
@@ -16,7 +17,7 @@ import os
 import signal
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -68,7 +69,7 @@ def main() -> None:
                     stack.app("plain", next(ports), serving_core, MODEL=str(relevo.model))
                 )
             apps["relevo"] = relevo.serving
-        bench = _Bench(console, apps, relevo.key, options.rounds, options.seconds, load_core)
+        bench = _Bench(console, apps, relevo, options.rounds, options.seconds, load_core)
         for rows in (1, 32, 100, 1024):
             console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
         bench.measure(ONE_ROW)
@@ -88,14 +89,14 @@ def main() -> None:
 
 class _Bench:
     def __init__(
-        self, console: Console, apps: dict[str, str], key: str, rounds: int, seconds: float, core: int
+        self, console: Console, apps: dict[str, str], relevo: stack.Stack, rounds: int, seconds: float, core: int
     ) -> None:
-        self._console, self._apps, self._key = console, apps, key
+        self._console, self._apps, self._relevo = console, apps, relevo
         self._rounds, self._seconds, self._core = rounds, seconds, core
         self.ledger = Ledger()
         """Of all loads on Relevo."""
         self._loads: dict[tuple[str, str], list[wrk.Load]] = {}
-        self._latency: dict[str, wrk.Load] = {}
+        self._latency: dict[str, list[wrk.Load]] = {}
 
     def measure(self, cases: tuple[tuple[int, int], ...]) -> None:
         """All apps in turn, in every case, `rounds` times."""
@@ -115,22 +116,29 @@ class _Bench:
             self._show(f"{connections}x{rows}")
 
     def latency(self, connections: int) -> None:
-        """Relevo at 70 % of its peak: each connection thinks between two requests."""
-        peak = median(load.rate for load in self._loads[(f"{connections}x1", "relevo")])
+        """Relevo at 70 % of its peak, and the floor at the same rate: each connection thinks between two requests."""
+        case = f"{connections}x1"
+        peak = median(load.rate for load in self._loads[(case, "relevo")])
         wanted = LATENCY_LOAD * peak
-        think_ms = connections / wanted * 1e3
-        for _ in range(3):
-            load = self._run("relevo", request_body(1), connections, 1, self._seconds, think_ms)
-            think_ms = max(0.1, think_ms + connections * 1e3 * (1 / wanted - 1 / load.rate))
-        self._latency["70%"] = load = self._run("relevo", request_body(1), connections, 1, self._seconds * 2, think_ms)
-        self._console.print(
-            f"at {load.rate / peak:.0%} of peak ({load.rate:,.0f}/s): p50 {load.p50_ms:.2f} ms, p99 {load.p99_ms:.2f} ms, "
-            f"max {load.max_ms:.1f} ms"
-        )
+        found: dict[str, list[wrk.Load]] = {"floor": [], "relevo": []}
+        think_ms = dict.fromkeys(found, connections / wanted * 1e3)
+        for _ in range(self._rounds + 3):  # of which three find the pause that comes to the rate
+            for name, loads in found.items():
+                load = self._run(name, request_body(1), connections, 1, self._seconds, think_ms[name])
+                think_ms[name] = max(0.1, think_ms[name] + connections * 1e3 * (1 / wanted - 1 / load.rate))
+                loads.append(load)
+        for name, loads in found.items():
+            del loads[:3]
+            rate, p50, p99 = (median(getattr(load, of) for load in loads) for of in ("rate", "p50_ms", "p99_ms"))
+            self._console.print(
+                f"{name} at {rate / peak:.0%} of relevo's peak ({rate:,.0f}/s): p50 {p50:.2f} ms, p99 {p99:.2f} ms "
+                f"({min(load.p99_ms for load in loads):.2f} to {max(load.p99_ms for load in loads):.2f})"
+            )
+            self._latency["70%" if name == "relevo" else f"70%, {name}"] = loads
 
     def report(self, *, logged: float) -> None:
         """The last line."""
-        every = [load for loads in self._loads.values() for load in loads] + list(self._latency.values())
+        every = [load for loads in (*self._loads.values(), *self._latency.values()) for load in loads]
         print(
             json.dumps(
                 {
@@ -140,7 +148,7 @@ class _Bench:
                             case: round(median(load.p99_ms for load in self._loads[(case, "relevo")]), 2)
                             for case in self._cases()
                         },
-                        **{at: round(load.p99_ms, 2) for at, load in self._latency.items()},
+                        **{at: round(median(load.p99_ms for load in loads), 2) for at, loads in self._latency.items()},
                     },
                     "floor_rps": {
                         case: round(median(load.rate for load in self._loads[(case, "floor")]))
@@ -155,9 +163,12 @@ class _Bench:
     def _run(
         self, name: str, body: bytes, connections: int, rows: int, seconds: float, think_ms: float = 0
     ) -> wrk.Load:
-        key = self._key if name == "relevo" else ""
+        key = self._relevo.key if name == "relevo" else ""
         url = f"{self._apps[name]}/predict"
-        load = wrk.run(url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms)
+        with nullcontext() if name == "relevo" else self._relevo.not_shipping():
+            load = wrk.run(
+                url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms
+            )
         if name == "relevo":
             self.ledger.add(load, rows)
         return load

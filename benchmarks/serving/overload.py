@@ -31,6 +31,7 @@ from rich.console import Console
 from benchmarks.serving import open_loop, rows, stack, wrk
 from benchmarks.serving.open_loop import OK, Load, percentile
 from benchmarks.serving.swaps import rss_bytes
+from benchmarks.serving.turns import take_short_turns
 from cli.stack.ports import free_ports
 
 PIPELINE = {
@@ -69,7 +70,9 @@ def main() -> None:
         os.sched_setaffinity(0, {load_core})
         url, body = f"{relevo.serving}/predict", rows.request_body(ROWS)
         # In a process of its own, so that the prober need not wait for it.
-        apart = life.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+        apart = life.enter_context(
+            ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=take_short_turns)
+        )
         message = open_loop.request(url, body, relevo.key)
         wrk.run(url, body, key=relevo.key, connections=16, seconds=2, core=load_core)  # warm
         peak = wrk.run(url, body, key=relevo.key, connections=16, seconds=8, core=load_core).rate
@@ -140,6 +143,7 @@ class Prober(threading.Thread):
 
     def run(self) -> None:
         """Ask until `stop`."""
+        take_short_turns()
         with httpx.Client(headers={"Authorization": f"Bearer {self._relevo.key}"}, timeout=20) as client:
             number = 0
             while not self._ending.wait(0.1):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,9 +19,11 @@ from cli.addresses import of_stack
 from cli.client import Client
 from cli.stack.ports import is_free
 from cli.wait import wait_for
+from services.serving.prediction_log import ship
 from shared.registry.states import CycleState
 
 SERVICES = 4
+SHIPPER = ship.__name__
 STALLED_S = 60
 OVER = {CycleState.RELEASED, CycleState.HELD, CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED}
 
@@ -50,6 +53,20 @@ class Stack:
     def logged_requests(self) -> int:
         """Different requests of the prediction log in PostgreSQL."""
         return self._count("count(distinct request_id)")
+
+    @contextlib.contextmanager
+    def not_shipping(self) -> Iterator[None]:
+        """Hold the shippers still, so that what is left to ship of one load takes nothing from another app's."""
+        shippers = [pid for pid in descendants(self.serving_pid) if SHIPPER in _command(pid)]
+        if not shippers:
+            raise RuntimeError("serving has no shipper")
+        for pid in shippers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in shippers:
+                os.kill(pid, signal.SIGCONT)
 
     def _count(self, what: str) -> int:
         with psycopg.connect(self.database_url) as connection:
@@ -106,11 +123,26 @@ def free_base(ports: Iterator[int]) -> int:
 
 def pin(pid: int, core: int) -> None:
     """Keep a process, its threads and its descendants on one CPU."""
+    for process in (pid, *descendants(pid)):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                os.sched_setaffinity(int(task.name), {core})
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            os.sched_setaffinity(int(task.name), {core})
-            for child in (task / "children").read_text().split():
-                pin(int(child), core)
+        with contextlib.suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def drain(relevo: Stack, rows: float) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.serving.turns import take_short_turns
+
 SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
@@ -105,7 +107,7 @@ def run(
             url,
         ]
         found = subprocess.run(
-            command, env=environment, check=True, capture_output=True, text=True,
+            command, env=environment, check=True, capture_output=True, text=True, preexec_fn=take_short_turns,
         )  # fmt: skip
     line = next((line for line in found.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:

@@ -82,13 +82,16 @@ class Batcher(Generic[J, R]):
         """Rows that wait to be scored, or are being scored."""
         return sum(self._rows)
 
-    def check(self, priority: Priority, deadline_s: float) -> None:
-        """Whether a job of one row would be taken now: asked before its rows are read.
+    def check(self, priority: Priority, deadline_s: float, rows: int) -> None:
+        """Whether a job would be taken now: asked before its rows are read.
+
+        Args:
+            rows: that it has at least.
 
         Raises:
             Overloaded, DeadlinePassed: as `put`.
         """
-        self._queue(self._cost.of(1)).backlog.check(priority, deadline_s)
+        self._queue(self._cost.of(rows)).backlog.check(priority, deadline_s)
 
     def submit(self, job: J) -> "asyncio.Future[R]":
         """As `put`; gives the outcome. A caller who gives up the future stops nobody else's."""

@@ -25,7 +25,9 @@ from services.serving.prediction_log import record
 from services.serving.prediction_log.spool import Spool
 from services.serving.roles import Role
 from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
+from services.serving.run_cost import RowBytes
 from services.serving.shadow.mirror import Mirror
+from services.serving.terms import Urgency
 from shared.errors import FieldError, Invalid, TooLarge
 from shared.prediction_ids import PredictionIds
 from shared.web.raw import Answer, Call
@@ -130,6 +132,7 @@ class Lane:
         self._sample = loaded.sample
         self._batch_rows = metrics.batch_rows()
         self._append_seconds = metrics.log_append_seconds()
+        self._row_bytes = RowBytes()
         self.batcher: Batcher[Job, Scored] = Batcher(
             self._score,
             self._deliver,
@@ -142,6 +145,14 @@ class Lane:
             most_rows=settings.most_waiting_rows,
             threads=settings.score_threads,
         )
+
+    def check(self, urgency: Urgency, body_bytes: int) -> None:
+        """Whether a request would be taken now, before it is read.
+
+        Raises:
+            Overloaded, DeadlinePassed: too much waits.
+        """
+        self.batcher.check(*urgency, rows=self._row_bytes.rows_in(body_bytes))
 
     def retire(self) -> None:
         """Let go of the version, which holds this lane in turn: so the model goes with its last reference, and not when garbage is
@@ -276,6 +287,7 @@ class Lane:
         now_s = time.perf_counter()
         if now_s >= self._sample.due_s:
             self._sample_one(jobs, outcomes, now_s)
+        self._row_bytes.learn(len(jobs[-1].call.body), jobs[-1].size)
         self._append_seconds.observe(now_s - began_s)
         self._batch_rows.observe(sum(job.size for job in jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):

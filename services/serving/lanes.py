@@ -68,14 +68,14 @@ class Lanes:
             )  # fmt: skip
         return lane
 
-    def let_in(self, lease: Lease, urgency: Urgency) -> None:
+    def let_in(self, lease: Lease, urgency: Urgency, body_bytes: int) -> None:
         """Whether a request may come now, before it is read; the lease ends when it may not.
 
         Raises:
             Overloaded, DeadlinePassed: too much waits.
         """
         try:
-            self.of(lease.loaded).batcher.check(*urgency)
+            self.of(lease.loaded).check(urgency, body_bytes)
         except BaseException:
             lease.release()
             raise

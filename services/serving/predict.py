@@ -161,7 +161,7 @@ class Predictor:
 
         lease = await self._versions.lease(pipeline, version)
         if unchecked is not None:
-            self.lanes.let_in(lease, unchecked)
+            self.lanes.let_in(lease, unchecked, len(call.body))
         try:
             found = await read_for(lease.loaded)
         except BaseException:
@@ -186,7 +186,7 @@ class Predictor:
         if lease is None:
             return None
         if unchecked is not None:
-            self.lanes.let_in(lease, unchecked)
+            self.lanes.let_in(lease, unchecked, len(call.body))
         try:
             return self._decoded(call, lease, name=name, names_model=model is None)
         except BaseException:
@@ -228,7 +228,7 @@ class Predictor:
 
         lease = await self._versions.lease(pipeline, asked.version)
         if unchecked is not None:
-            self.lanes.let_in(lease, unchecked)
+            self.lanes.let_in(lease, unchecked, len(call.body))
         try:
             rows = await read(lease.loaded)
         except BaseException:

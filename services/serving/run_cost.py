@@ -1,4 +1,8 @@
-"""What a batch costs, learned while serving: a fixed part and a part for each row, in seconds."""
+"""What a batch costs, learned while serving: a fixed part and a part for each row, in seconds. And how large rows are, so that it
+is known before they are read.
+"""
+
+import math
 
 SHARE = 0.05
 """How far one observation moves the estimate."""
@@ -7,6 +11,8 @@ FEW = 8
 STALL = 4.0
 """An observation counts as at most so many times what was expected: a run that was merely interrupted says little of the next."""
 LEAST_S = 1e-9
+FORGETS = 0.99
+"""What is left of the largest row after each body with smaller ones."""
 
 
 class RunCost:
@@ -38,6 +44,22 @@ class RunCost:
             self.fixed_s = _nearer(self.fixed_s, seconds - self.per_row_s * rows)
         if rows > FEW or seconds < self.per_row_s * rows:
             self.per_row_s = _nearer(self.per_row_s, max(0.0, seconds - self.fixed_s) / rows)
+
+
+class RowBytes:
+    """How many bytes of a body a row takes: the largest seen lately, so that a body never seems to have more rows than it has."""
+
+    def __init__(self) -> None:
+        self._most = math.inf
+
+    def rows_in(self, body_bytes: int) -> int:
+        """Rows that a body has at least, as far as is known; 1 when nothing is."""
+        return max(1, int(body_bytes / self._most))
+
+    def learn(self, body_bytes: int, rows: int) -> None:
+        """Take in what a body had."""
+        most = 0.0 if self._most == math.inf else self._most
+        self._most = max(1.0, body_bytes / rows, most * FORGETS)
 
 
 def _nearer(estimate_s: float, seen_s: float) -> float:

@@ -5,6 +5,7 @@ generic sentence.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import Conflict, FieldError, Invalid, Malformed, RelevoError, Unavailable
+from shared.errors import Conflict, FieldError, Invalid, Malformed, RelevoError, TooMany, Unavailable
 from shared.observability.context import request_id
 from shared.spec.read import field_errors
 
@@ -35,7 +36,8 @@ MOST_NAME = 200
 """Characters shown of a field name, which may be the client's invention."""
 CLOSING = frozenset({408, 413})
 """The client may still be sending: the connection ends with the answer instead of reading on."""
-
+MOST_REFUSALS = 256
+"""Different ones that are kept made."""
 
 Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 
@@ -70,13 +72,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """One problem as a response; the request id comes from the context."""
-    body: dict[str, Any] = {
-        "type": TYPE_PREFIX + slug,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id.get(),
-    }
+    body = {**_document(status, slug, title, detail), "request_id": request_id.get()}
     if errors:
         body["errors"] = [{"loc": _short_loc(error["loc"]), "msg": error["msg"]} for error in errors[:MOST_ERRORS]]
     response = Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
@@ -93,6 +89,32 @@ def problem_of(error: RelevoError) -> Response:
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = 'Bearer realm="relevo"'
     return problem(error.status, error.slug, error.title, error.detail, errors=error.errors, headers=headers)
+
+
+def refusal_of(error: Exception, asked_as: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
+    """What `problem_of` makes of an error that many requests meet at once, without making it anew: status, headers and body; None
+    for any other error.
+
+    Args:
+        asked_as: the request's id.
+    """
+    if not isinstance(error, TooMany | Unavailable) or error.errors:
+        return None
+    begin = _refusal(error.status, error.slug, error.title, error.detail)
+    body = b"%b%b}" % (begin, orjson.dumps(asked_as))
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", MEDIA_TYPE.encode())]
+    if error.retry_after_s is not None:
+        headers.insert(0, (b"retry-after", b"%d" % error.retry_after_s))
+    return error.status, tuple(headers), body
+
+
+@lru_cache(MOST_REFUSALS)
+def _refusal(status: int, slug: str, title: str, detail: str) -> bytes:
+    return orjson.dumps(_document(status, slug, title, detail))[:-1] + b',"request_id":'
+
+
+def _document(status: int, slug: str, title: str, detail: str) -> dict[str, Any]:
+    return {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail}
 
 
 def _short_loc(loc: Sequence[str | int]) -> list[str | int]:

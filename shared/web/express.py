@@ -22,6 +22,7 @@ from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply, plain_heade
 
 MOST_BYTES = HIGH_WATER_LIMIT
 """Of a body; with more, the general way stops reading for a while."""
+OK_LINE = STATUS_LINE[200]
 UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
 """Headers of requests that go the general way."""
 
@@ -38,7 +39,7 @@ class ExpressProtocol(HttpToolsProtocol):
         plain = not (self.config.access_log or self.root_path or self.limit_concurrency)
         self._routes = routes if plain else None
         self._idle_since_s: float | None = None
-        self._head: tuple[list[tuple[bytes, bytes]], bytes] | None = None
+        self._made: tuple[list[tuple[bytes, bytes]], bytes] | None = None
 
     # What the parser tells
 
@@ -109,7 +110,8 @@ class ExpressProtocol(HttpToolsProtocol):
         self._write(
             turn,
             [
-                self._common_head(),
+                OK_LINE,
+                self._server_lines(),
                 b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-content-type-options: nosniff\r\n"
                 % (reply.content_type, len(body), turn.call.request_id.encode()),
                 *(b"%b: %b\r\n" % header for header in reply.headers),
@@ -119,12 +121,16 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def refuse(self, turn: "Turn", error: Exception) -> None:
         """Write the problem that an error is. Where more comes than can be answered, most of the work is this."""
-        response = turn.route.problem(turn.call, self._scope_of(turn), error)
-        turn.keep_alive = turn.keep_alive and response.headers.get("connection") != "close"
-        headers = [*self.server_state.default_headers, *response.raw_headers, *plain_headers(turn.call)]
-        lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"]
-        self._write(turn, [STATUS_LINE[response.status_code], *lines], bytes(response.body))
-        turn.route.measure(turn.call, response.status_code, len(response.body))
+        made = turn.route.refusal(turn.call, error)
+        if made is None:
+            response = turn.route.problem(turn.call, self._scope_of(turn), error)
+            turn.keep_alive = turn.keep_alive and response.headers.get("connection") != "close"
+            own = [header for header in response.raw_headers if header[0] != b"connection"]
+            made = response.status_code, tuple(own), bytes(response.body)
+        status, headers, body = made
+        lines = [b"%b: %b\r\n" % header for header in (*headers, *plain_headers(turn.call))]
+        self._write(turn, [STATUS_LINE[status], self._server_lines(), *lines], body)
+        turn.route.measure(turn.call, status, len(body))
 
     def _write(self, turn: "Turn", head: list[bytes], body: bytes) -> None:
         turn.response_complete = True
@@ -136,14 +142,12 @@ class ExpressProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _common_head(self) -> bytes:
-        """Status line and the server's own headers, which it makes anew each second."""
-        common = self.server_state.default_headers
-        head = self._head
-        if head is None or head[0] is not common:
-            lines = b"".join(b"%b: %b\r\n" % header for header in common)
-            head = self._head = (common, b"HTTP/1.1 200 OK\r\n" + lines)
-        return head[1]
+    def _server_lines(self) -> bytes:
+        """The server's own headers, which it makes anew each second."""
+        headers, made = self.server_state.default_headers, self._made
+        if made is None or made[0] is not headers:
+            made = self._made = (headers, b"".join(b"%b: %b\r\n" % header for header in headers))
+        return made[1]
 
     def _scope_of(self, turn: "Turn") -> Scope:
         return {

@@ -32,7 +32,7 @@ from shared.observability.tally import CountTally, HistogramTally, SummaryTally,
 from shared.spec.types import Name
 from shared.web.auth import PIPELINE_PARAMETERS, GuardedRoute, GuardedRouter, authenticate_new, check_query, requires
 from shared.web.body import as_length, is_json, read_body
-from shared.web.errors import last_resort
+from shared.web.errors import last_resort, refusal_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -163,6 +163,10 @@ class RawRoute(GuardedRoute):
         finally:
             request_id.reset(token)
         raise RuntimeError("what makes a problem of an exception never waits")
+
+    def refusal(self, call: Call, error: Exception) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
+        """The status, headers and body of `problem` for an error that is ready made; None for any other."""
+        return refusal_of(error, call.request_id) if self._refuse is last_resort else None
 
     async def _send(self, call: Call, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         headers += plain_headers(call)

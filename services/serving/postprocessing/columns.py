@@ -1,8 +1,10 @@
 """What post-processing reads of rows: a field's values, as masks and as codes."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
 from math import nan
+from types import NoneType
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,9 @@ class Columns(Protocol):
     def vectors(self, name: str) -> np.ndarray:
         """A vector feature, float32 [n, length]; zeros where the rows cannot have it."""
 
+
+_NUMBERS = frozenset({int, float, NoneType})
+"""Types of values that are compared as numbers, and of none."""
 
 Mask = Callable[[Columns], np.ndarray]
 """For which of n rows something holds, bool [n]."""
@@ -52,7 +57,9 @@ def _one_of(listed: list[Any]) -> Callable[[list[Any]], np.ndarray]:
 
 def _between(low: float | None, high: float | None) -> Callable[[list[Any]], np.ndarray]:
     def holds(values: list[Any]) -> np.ndarray:
-        numbers = np.array([value if type(value) is float or type(value) is int else nan for value in values], float)
+        if not set(map(type, values)) <= _NUMBERS:
+            values = [value if type(value) in _NUMBERS else nan for value in values]
+        numbers = np.array(values, float)  # None becomes NaN
         mask = ~np.isnan(numbers) if low is None else numbers >= low
         if high is not None:
             mask &= numbers <= high
@@ -63,8 +70,7 @@ def _between(low: float | None, high: float | None) -> Callable[[list[Any]], np.
 
 def codes(values: list[Any]) -> np.ndarray:
     """Equal values as equal numbers from 0 on, int64 [n]; -1 where missing."""
-    known = dict(zip(dict.fromkeys(values), count(), strict=False))
-    known[None] = -1
+    known: defaultdict[Any, int] = defaultdict(count().__next__, {None: -1})
     return np.fromiter(map(known.__getitem__, values), np.int64, len(values))
 
 

@@ -35,12 +35,13 @@ def pick(
     if count == 0:
         return []
     low, high = scores.min(), scores.max()
-    worth = np.zeros(count) if high == low else (scores - low) * (weight / (high - low))
+    worth = np.zeros(count, np.float32)
+    if high > low:
+        worth += (scores - low) * (weight / (high - low))
     share = (1 - weight) / (len(groups) + (vectors is not None))
     unit = None if vectors is None else _unit(vectors, share)
     rows = [_Likeness(group, share) for group in groups]
-    alike, gain = np.empty(count, np.float32), np.empty(count)
-    greatest = np.full(count, -np.inf, np.float32)
+    alike, gain = np.empty(count, np.float32), np.full(count, np.inf, np.float32)
     ends = [*(np.flatnonzero(np.diff(tiers)) + 1).tolist(), count]
     picked: list[int] = []
     begin = 0
@@ -55,13 +56,14 @@ def pick(
                     alike.fill(0)
                 for row in rows:
                     np.add(alike, row.of(last), out=alike)
-                np.maximum(greatest, alike, out=greatest)
-                np.subtract(worth, greatest, out=gain)
+                # The pick that it is most like counts: the least of a candidate's gains so far.
+                np.subtract(worth, alike, out=alike)
+                np.minimum(gain, alike, out=gain)
                 best = begin + int(of_tier.argmax())
             else:
                 best = 0
             picked.append(best)
-            worth[best] = -np.inf
+            gain[best] = -np.inf
         begin = end
     return picked
 

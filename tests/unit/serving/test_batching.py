@@ -311,7 +311,7 @@ async def test_more_than_can_be_scored_in_time_is_refused_by_priority_and_room_c
         taken += [asked.submit(long(number)) for number in (1, 2)]
         for refused in (Priority.NORMAL, Priority.LOW):
             with pytest.raises(Overloaded):
-                asked.check(refused, inf)
+                asked.check(refused, inf, rows=100)
             with pytest.raises(Overloaded) as error:
                 asked.submit(long(3, refused))
             assert error.value.retry_after_s is not None

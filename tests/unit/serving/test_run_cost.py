@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.run_cost import RunCost
+from services.serving.run_cost import RowBytes, RunCost
 
 
 def test_two_measurements_make_a_line() -> None:
@@ -67,3 +67,17 @@ def test_whatever_was_learned_the_rows_within_a_time_are_a_number(
         cost.learn(rows, seconds)
     assert 1 <= cost.rows_within(within_s) <= 2**31
     assert cost.of(1) > 0
+
+
+def test_a_body_never_seems_to_have_more_rows_than_the_like_of_it_had() -> None:
+    sizes = RowBytes()
+    assert sizes.rows_in(10**6) == 1  # nothing is known yet
+    sizes.learn(32 * 500, 32)
+    assert [sizes.rows_in(size) for size in (0, 500, 32 * 500)] == [1, 1, 32]
+    sizes.learn(900, 1)
+    assert sizes.rows_in(32 * 500) == 17
+    for _ in range(200):  # the large row is forgotten
+        sizes.learn(32 * 500, 32)
+    assert sizes.rows_in(32 * 500) == 32
+    sizes.learn(0, 1)
+    assert sizes.rows_in(32 * 500) == 32
