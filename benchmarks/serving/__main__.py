@@ -7,7 +7,8 @@ core; wrk, PostgreSQL and the rest of the stack have another. The apps take turn
 machine meets all of them; while another app has its turn, shipping rests. The floor is the same HTTP server with an app that
 parses the JSON and answers a constant.
 
-Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "p99_ms", "floor_rps", "errors", "logged"}`, cases as connections x rows.
+Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "cpu_share", "p99_ms", "floor_rps", "errors", "logged"}`, cases as
+connections x rows. `cpu_share` is the same of processor time a request, which says the same on a machine that others use.
 `logged` is 1.0 when all that wrk saw answered is in PostgreSQL, and nothing but what it can have left under way.
 """
 
@@ -45,7 +46,7 @@ def main() -> None:
         "--plain", action=argparse.BooleanOptionalAction, default=True, help="measure the plain app too"
     )
     options = parser.parse_args()
-    console = Console(width=110, highlight=False)
+    console = Console(width=140, highlight=False)
     wrk.require_wrk()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped however this ends
     serving_core, load_core = sorted(os.sched_getaffinity(0))[:2]
@@ -68,7 +69,7 @@ def main() -> None:
                 apps["plain"] = life.enter_context(
                     stack.app("plain", next(ports), serving_core, MODEL=str(relevo.model))
                 )
-            apps["relevo"] = relevo.serving
+            apps["relevo"] = relevo.serving, relevo.serving_pid
         bench = _Bench(console, apps, relevo, options.rounds, options.seconds, load_core)
         for rows in (1, 32, 100, 1024):
             console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
@@ -89,7 +90,13 @@ def main() -> None:
 
 class _Bench:
     def __init__(
-        self, console: Console, apps: dict[str, str], relevo: stack.Stack, rounds: int, seconds: float, core: int
+        self,
+        console: Console,
+        apps: dict[str, tuple[str, int]],
+        relevo: stack.Stack,
+        rounds: int,
+        seconds: float,
+        core: int,
     ) -> None:
         self._console, self._apps, self._relevo = console, apps, relevo
         self._rounds, self._seconds, self._core = rounds, seconds, core
@@ -97,6 +104,8 @@ class _Bench:
         """Of all loads on Relevo."""
         self._loads: dict[tuple[str, str], list[wrk.Load]] = {}
         self._latency: dict[str, list[wrk.Load]] = {}
+        self._cpu_us: dict[tuple[str, str], list[float]] = {}
+        """Processor time of a request, by case and app; without the shipper's, which is a process of its own."""
 
     def measure(self, cases: tuple[tuple[int, int], ...]) -> None:
         """All apps in turn, in every case, `rounds` times."""
@@ -109,7 +118,10 @@ class _Bench:
                     self._run(name, body, connections, rows, 1)  # warm
                 for _ in range(self._rounds):
                     for name in self._apps:
+                        before_s = stack.cpu_s(self._apps[name][1])
                         load = self._run(name, body, connections, rows, self._seconds)
+                        cpu_us = (stack.cpu_s(self._apps[name][1]) - before_s) / load.requests * 1e6
+                        self._cpu_us.setdefault((f"{connections}x{rows}", name), []).append(cpu_us)
                         self._loads.setdefault((f"{connections}x{rows}", name), []).append(load)
                         progress.advance(task)
         for connections, rows in cases:
@@ -143,6 +155,7 @@ class _Bench:
             json.dumps(
                 {
                     "share": {case: round(self._share(case), 3) for case in self._cases()},
+                    "cpu_share": {case: round(self._cpu_share(case), 3) for case in self._cases()},
                     "p99_ms": {
                         **{
                             case: round(median(load.p99_ms for load in self._loads[(case, "relevo")]), 2)
@@ -164,7 +177,7 @@ class _Bench:
         self, name: str, body: bytes, connections: int, rows: int, seconds: float, think_ms: float = 0
     ) -> wrk.Load:
         key = self._relevo.key if name == "relevo" else ""
-        url = f"{self._apps[name]}/predict"
+        url = f"{self._apps[name][0]}/predict"
         with nullcontext() if name == "relevo" else self._relevo.not_shipping():
             load = wrk.run(
                 url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms
@@ -180,6 +193,10 @@ class _Bench:
         pairs = zip(self._loads[(case, name)], self._loads[(case, "floor")], strict=True)
         return median(load.rate / floor.rate for load, floor in pairs)
 
+    def _cpu_share(self, case: str) -> float:
+        """The floor's processor time of a request as a share of Relevo's: what the shares are when nobody else wants the core."""
+        return median(self._cpu_us[(case, "floor")]) / median(self._cpu_us[(case, "relevo")])
+
     def _show(self, case: str) -> None:
         for name in self._apps:
             loads = self._loads[(case, name)]
@@ -187,7 +204,8 @@ class _Bench:
             self._console.print(
                 f"{case:>7} {name:<7} {median(load.rate for load in loads):9,.0f} requests/s   share of the floor "
                 f"{median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})   p50 {median(load.p50_ms for load in loads):7.2f} "
-                f"p99 {median(load.p99_ms for load in loads):7.2f} ms   errors {sum(load.errors for load in loads)}"
+                f"p99 {median(load.p99_ms for load in loads):7.2f} ms   {median(self._cpu_us[(case, name)]):6.1f} us of CPU "
+                f"a request   errors {sum(load.errors for load in loads)}"
             )
 
 

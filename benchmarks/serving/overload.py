@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.overload [--seconds 60] [--times 10]
 
-A model of 2048 by 2048 units, requests of 32 rows. The peak is measured by wrk with 16 connections, then an open-loop
+A model of 4096 by 4096 units, requests of 64 rows. The peak is measured by wrk with 6 connections, then an open-loop
 generator of our own sends half the peak (the baseline), `--times` the peak, and half the peak again. Beside it a prober asks
 /healthz, /readyz and the administration ten times a second. Serving, its scoring threads included, has one core; the load and the
 rest the other.
@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,11 +37,12 @@ from cli.stack.ports import free_ports
 
 PIPELINE = {
     **rows.PIPELINE,
-    "network": {"kind": "mlp", "hidden": [2048, 2048]},
+    "network": {"kind": "mlp", "hidden": [4096, 4096]},
     "training": {"epochs": 1, "batch_size": 512},
 }
-ROWS = 32
-CONNECTIONS = 1000
+ROWS = 64
+CLOSED, CONNECTIONS = 6, 1000
+"""Of the load that finds the peak, and of the open loop."""
 BASELINE = 0.5
 REFUSED = (429, 503)
 WINDOW_S = 0.5
@@ -74,8 +76,16 @@ def main() -> None:
             ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=take_short_turns)
         )
         message = open_loop.request(url, body, relevo.key)
-        wrk.run(url, body, key=relevo.key, connections=16, seconds=2, core=load_core)  # warm
-        peak = wrk.run(url, body, key=relevo.key, connections=16, seconds=8, core=load_core).rate
+        prober = Prober(relevo)
+        life.callback(prober.stop)
+        prober.start()
+        wrk.run(url, body, key=relevo.key, connections=CLOSED, seconds=2, core=load_core)  # warm
+        closed = wrk.run(url, body, key=relevo.key, connections=CLOSED, seconds=8, core=load_core)
+        if closed.errors:
+            raise SystemExit(
+                f"{closed.errors} requests of the peak's load were not answered: there is no peak to compare with"
+            )
+        peak = closed.rate
         console.print(f"peak {peak:,.0f} requests/s of {ROWS} rows")
 
         def load(name: str, per_s: float, seconds: float) -> Load:
@@ -91,13 +101,15 @@ def main() -> None:
             return found
 
         before = load("baseline", BASELINE * peak, 10)
-        prober = Prober(relevo)
-        prober.start()
+        began_s = time.monotonic()
         during = load("overload", options.times * peak, options.seconds)
+        ended_s = time.monotonic()
         after = load("after", BASELINE * peak, 10)
         prober.stop()
         baseline_ms = percentile(before.took_ms(OK), 0.99)
-        refused_ms, admin_ms = during.took_ms(*REFUSED), sorted(prober.took_ms)
+        refused_ms = during.took_ms(*REFUSED)
+        seen = [look for look in prober.seen if began_s <= look.at_s < ended_s]
+        early = [look.rss for look in seen if look.at_s < began_s + max(MEMORY_FROM * options.seconds, 1.0)]
         result = {
             "peak_per_s": round(peak, 1),
             "offered_per_s": round(options.times * peak),
@@ -106,9 +118,9 @@ def main() -> None:
             "answered_p99_ms": round(percentile(during.took_ms(OK), 0.99), 1),
             "baseline_p99_ms": round(baseline_ms, 1),
             "recovered_s": recovered_s(after, WITHIN * baseline_ms + 5),
-            "rss_growth": round(prober.growth(options.seconds), 3),
-            "admin_p99_ms": round(percentile(admin_ms, 0.99), 1),
-            "admin_failed": prober.failed,
+            "rss_growth": round(max(look.rss for look in seen) / max(early) - 1, 3),
+            "admin_p99_ms": round(percentile(sorted(look.took_ms for look in seen), 0.99), 1),
+            "admin_failed": sum(not look.good for look in prober.seen),
             "broken": sum(answer.status == 0 for answer in during.answers),
             "unsent": during.unsent,
             "statuses": dict(Counter(answer.status for answer in during.answers)),
@@ -136,10 +148,7 @@ class Prober(threading.Thread):
         super().__init__(daemon=True)
         self._relevo = relevo
         self._ending = threading.Event()
-        self._began_s = time.monotonic()
-        self._rss = [(0.0, rss_bytes(relevo.serving_pid))]
-        self.took_ms: list[float] = []
-        self.failed = 0
+        self.seen: list[Seen] = []
 
     def run(self) -> None:
         """Ask until `stop`."""
@@ -147,14 +156,13 @@ class Prober(threading.Thread):
         with httpx.Client(headers={"Authorization": f"Bearer {self._relevo.key}"}, timeout=20) as client:
             number = 0
             while not self._ending.wait(0.1):
-                began_s = time.perf_counter()
+                began_s = time.monotonic()
                 try:
                     good = client.get(self._relevo.serving + self.PATHS[number % len(self.PATHS)]).is_success
                 except httpx.TransportError:
                     good = False
-                self.took_ms.append((time.perf_counter() - began_s) * 1e3)
-                self.failed += not good
-                self._rss.append((time.monotonic() - self._began_s, rss_bytes(self._relevo.serving_pid)))
+                took_ms = (time.monotonic() - began_s) * 1e3
+                self.seen.append(Seen(began_s, took_ms, good, rss_bytes(self._relevo.serving_pid)))
                 number += 1
 
     def stop(self) -> None:
@@ -162,10 +170,17 @@ class Prober(threading.Thread):
         self._ending.set()
         self.join()
 
-    def growth(self, seconds: float) -> float:
-        """By how much memory grew from the first part of the overload to its end."""
-        first = max(rss for at_s, rss in self._rss if at_s < max(MEMORY_FROM * seconds, 1.0))
-        return max(rss for at_s, rss in self._rss if at_s < seconds) / first - 1
+
+@dataclass(frozen=True)
+class Seen:
+    """One look of the prober."""
+
+    at_s: float
+    """By `time.monotonic`."""
+    took_ms: float
+    good: bool
+    rss: int
+    """Resident bytes of serving."""
 
 
 if __name__ == "__main__":

@@ -174,9 +174,14 @@ def _relevo(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "cli.main", *words], stdout=subprocess.DEVNULL, check=True)
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time that the threads of a process, those that are left, have had."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+
+
 @contextlib.contextmanager
-def app(module: str, port: int, core: int, **environment: str) -> Iterator[str]:
-    """One of the other apps, `python -m benchmarks.serving.<module>`, on its CPU; its base address."""
+def app(module: str, port: int, core: int, **environment: str) -> Iterator[tuple[str, int]]:
+    """One of the other apps, `python -m benchmarks.serving.<module>`, on its CPU; its base address and process."""
     process = subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, "-m", f"benchmarks.serving.{module}"],
         env={**os.environ, **environment, "PORT": str(port), "OMP_NUM_THREADS": "1"},
@@ -191,7 +196,7 @@ def app(module: str, port: int, core: int, **environment: str) -> Iterator[str]:
                 httpx.get(address + "/", timeout=5)
                 break
             time.sleep(0.1)
-        yield address
+        yield address, process.pid
     finally:
         process.terminate()
         process.wait()

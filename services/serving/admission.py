@@ -116,7 +116,7 @@ class Backlog:
 
     def retry_after_s(self, priority: Priority) -> int:
         """When there will be room, whole seconds: when all that goes before is done, and a little spread."""
-        return max(1, math.ceil(self.wait_s(priority))) + self._chance.randint(0, RETRY_SPREAD_S)
+        return max(1, math.ceil(self.wait_s(priority))) + int(self._chance.random() * (RETRY_SPREAD_S + 1))
 
     # What happens to a job
 

@@ -91,26 +91,27 @@ def problem_of(error: RelevoError) -> Response:
     return problem(error.status, error.slug, error.title, error.detail, errors=error.errors, headers=headers)
 
 
-def refusal_of(error: Exception, asked_as: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
-    """What `problem_of` makes of an error that many requests meet at once, without making it anew: status, headers and body; None
-    for any other error.
+def refusal_of(error: Exception, asked_as: str) -> tuple[int, bytes, bytes] | None:
+    """What `problem_of` makes of an error that many requests meet at once, without making it anew: status, lines of the head, and
+    body; None for any other error.
 
     Args:
         asked_as: the request's id.
     """
     if not isinstance(error, TooMany | Unavailable) or error.errors:
         return None
-    begin = _refusal(error.status, error.slug, error.title, error.detail)
-    body = b"%b%b}" % (begin, orjson.dumps(asked_as))
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", MEDIA_TYPE.encode())]
-    if error.retry_after_s is not None:
-        headers.insert(0, (b"retry-after", b"%d" % error.retry_after_s))
-    return error.status, tuple(headers), body
+    asked = orjson.dumps(asked_as)
+    kind = error.status, error.slug, error.title
+    head, begin = _refusal(kind, error.detail, error.retry_after_s, len(asked))
+    return error.status, head, b"%b%b}" % (begin, asked)
 
 
 @lru_cache(MOST_REFUSALS)
-def _refusal(status: int, slug: str, title: str, detail: str) -> bytes:
-    return orjson.dumps(_document(status, slug, title, detail))[:-1] + b',"request_id":'
+def _refusal(kind: tuple[int, str, str], detail: str, retry_after_s: int | None, id_bytes: int) -> tuple[bytes, bytes]:
+    begin = orjson.dumps(_document(*kind, detail))[:-1] + b',"request_id":'
+    retry = b"" if retry_after_s is None else b"retry-after: %d\r\n" % retry_after_s
+    length = len(begin) + id_bytes + len(b"}")
+    return b"%bcontent-length: %d\r\ncontent-type: %b\r\n" % (retry, length, MEDIA_TYPE.encode()), begin
 
 
 def _document(status: int, slug: str, title: str, detail: str) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from shared.ids import new_id_number
 from shared.observability.context import accept_request_id
 from shared.web.body import as_length, is_json
-from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply, plain_headers
+from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply
 
 MOST_BYTES = HIGH_WATER_LIMIT
 """Of a body; with more, the general way stops reading for a while."""
 OK_LINE = STATUS_LINE[200]
+PLAIN_LINES = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n"
+"""`plain_headers` as they stand in a head."""
 UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
 """Headers of requests that go the general way."""
 
@@ -112,8 +114,8 @@ class ExpressProtocol(HttpToolsProtocol):
             [
                 OK_LINE,
                 self._server_lines(),
-                b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-content-type-options: nosniff\r\n"
-                % (reply.content_type, len(body), turn.call.request_id.encode()),
+                b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(body)),
+                PLAIN_LINES % turn.call.request_id.encode(),
                 *(b"%b: %b\r\n" % header for header in reply.headers),
             ],
             body,
@@ -125,11 +127,11 @@ class ExpressProtocol(HttpToolsProtocol):
         if made is None:
             response = turn.route.problem(turn.call, self._scope_of(turn), error)
             turn.keep_alive = turn.keep_alive and response.headers.get("connection") != "close"
-            own = [header for header in response.raw_headers if header[0] != b"connection"]
-            made = response.status_code, tuple(own), bytes(response.body)
-        status, headers, body = made
-        lines = [b"%b: %b\r\n" % header for header in (*headers, *plain_headers(turn.call))]
-        self._write(turn, [STATUS_LINE[status], self._server_lines(), *lines], body)
+            own = [b"%b: %b\r\n" % header for header in response.raw_headers if header[0] != b"connection"]
+            made = response.status_code, b"".join(own), bytes(response.body)
+        status, lines, body = made
+        plain = PLAIN_LINES % turn.call.request_id.encode()
+        self._write(turn, [STATUS_LINE[status], self._server_lines(), lines, plain], body)
         turn.route.measure(turn.call, status, len(body))
 
     def _write(self, turn: "Turn", head: list[bytes], body: bytes) -> None:

@@ -164,8 +164,8 @@ class RawRoute(GuardedRoute):
             request_id.reset(token)
         raise RuntimeError("what makes a problem of an exception never waits")
 
-    def refusal(self, call: Call, error: Exception) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
-        """The status, headers and body of `problem` for an error that is ready made; None for any other."""
+    def refusal(self, call: Call, error: Exception) -> tuple[int, bytes, bytes] | None:
+        """The status, lines of the head and body of `problem` for an error that is ready made; None for any other."""
         return refusal_of(error, call.request_id) if self._refuse is last_resort else None
 
     async def _send(self, call: Call, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
