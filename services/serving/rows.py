@@ -141,7 +141,7 @@ class RowCodec:
             names_model: whether the body may name the model.
         """
         # An escaped NUL is refused, an empty text may mean a missing one: both are the careful reading's to judge.
-        if not self._decodes or b"\\u0000" in body or (self._categories and b'""' in body):
+        if not self._decodes or (b"\\" in body and b"\\u0000" in body) or (self._categories and b'""' in body):
             return None
         try:
             document = self._decoder(names_model, max_instances).decode(body)
