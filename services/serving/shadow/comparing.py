@@ -4,6 +4,7 @@ The scores that were answered are in the record. The live version runs again for
 waiting and batching, which the shadow does not have.
 """
 
+import math
 import time
 import uuid
 from collections import OrderedDict
@@ -16,7 +17,7 @@ import orjson
 import structlog
 
 from services.serving.models.catalogue import Catalogue, Pipeline
-from services.serving.models.loader import Loaded
+from services.serving.models.loader import Loaded, refit
 from services.serving.prediction_log import record as log_record
 from services.serving.shadow.frames import Frame
 from services.serving.shadow.report import Outcome
@@ -27,6 +28,8 @@ log = structlog.stdlib.get_logger(__name__)
 MOST_LOADED = 8
 RETRY_S = 30.0
 """A version that could not be loaded is tried again after so long."""
+LOOK_S = 1.0
+"""Time between two looks for a newer spec, when there are rows that a version cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,15 @@ class Comparing:
         self._pipelines: dict[uuid.UUID, Pipeline] = {}
         self._loaded: OrderedDict[tuple[uuid.UUID, int], Loaded] = OrderedDict()
         self._failed_at_s: dict[tuple[uuid.UUID, int], float] = {}
+        self._look_from_s = -math.inf
 
     def compare(self, frame: Frame) -> Comparison | Outcome:
         """One request; why there is no comparison, if there is none."""
+        found = self._compare(frame)
+        # Serving reads by the newest spec at once; here it is looked for when it is missed.
+        return self._compare(frame) if found is Outcome.UNREAD and self._read_newer_specs() else found
+
+    def _compare(self, frame: Frame) -> Comparison | Outcome:
         logged, shadow = log_record.decode(frame.record), frame.shadow
         document = orjson.loads(logged.document)
         pipeline_id = uuid.UUID(document["pipeline"])
@@ -124,7 +133,7 @@ class Comparing:
         if failed_at_s is not None and self._clock() - failed_at_s < RETRY_S:
             return None
         try:
-            self._pipelines = {pipeline.id: pipeline for pipeline in self._catalogue().pipelines.values()}
+            self._read_catalogue()
             found = self._load(self._pipelines[pipeline_id], number)
         except (RelevoError, KeyError) as error:
             self._failed_at_s[wanted] = self._clock()
@@ -135,6 +144,24 @@ class Comparing:
         while len(self._loaded) > MOST_LOADED:
             self._loaded.popitem(last=False)
         return found
+
+    def _read_catalogue(self) -> None:
+        self._pipelines = {pipeline.id: pipeline for pipeline in self._catalogue().pipelines.values()}
+
+    def _read_newer_specs(self) -> bool:
+        """Have the loaded versions read by their pipelines' newest specs; whether any reads otherwise now."""
+        now_s = self._clock()
+        if now_s < self._look_from_s:
+            return False
+        self._look_from_s = now_s + LOOK_S
+        self._read_catalogue()
+        stale = {
+            wanted: (loaded, pipeline)
+            for wanted, loaded in self._loaded.items()
+            if (pipeline := self._pipelines.get(wanted[0])) is not None and loaded.current_spec != pipeline.spec_version
+        }
+        self._loaded.update({wanted: refit(loaded, pipeline) for wanted, (loaded, pipeline) in stale.items()})
+        return bool(stale)
 
 
 def _timed(loaded: Loaded, instances: list[object], received_at: datetime) -> tuple[np.ndarray, int]:

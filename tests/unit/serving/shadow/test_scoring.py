@@ -14,7 +14,7 @@ from services.serving.models.catalogue import Catalogue, Pipeline, Version
 from services.serving.models.loader import Loader
 from services.serving.models.recent import RecentRequests
 from services.serving.prediction_log import record
-from services.serving.shadow.comparing import RETRY_S, Comparing, Comparison
+from services.serving.shadow.comparing import LOOK_S, RETRY_S, Comparing, Comparison
 from services.serving.shadow.frames import Frame
 from services.serving.shadow.report import Outcome, Report
 from services.serving.shadow.score import MOST_UNSTORED, Scoring
@@ -36,6 +36,7 @@ class Harness:
 
     def __init__(self, artifacts: ArtifactStore, folder: Path) -> None:
         self.now_s = 0.0
+        self.specs = {1: SPEC}
         self.versions = {
             number: self._version(number, artifacts.put_bytes(tiny_model(number / 8))) for number in (1, 2)
         }
@@ -46,7 +47,7 @@ class Harness:
         )
 
     def catalogue(self) -> Catalogue:
-        return Catalogue({"delays": Pipeline(PIPELINE, "delays", 1, {1: SPEC}, self.versions, None)})
+        return Catalogue({"delays": Pipeline(PIPELINE, "delays", max(self.specs), self.specs, self.versions, None)})
 
     def _version(self, number: int, digest: str) -> Version:
         return Version(
@@ -96,6 +97,18 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_while(
 
 def test_what_the_shadow_cannot_read_is_told(harness: Harness) -> None:
     assert harness.comparing.compare(frame(sent={"instances": [{"flight": "AA-1"}]})) is Outcome.UNREAD
+
+
+def test_rows_with_a_field_that_a_newer_spec_has_added_are_compared(harness: Harness) -> None:
+    assert isinstance(harness.comparing.compare(frame()), Comparison)
+    rows = [{"flight": "AA-1", "departs": NOW_US, "carrier": "AA", "seats": 180}] * 2
+    assert harness.comparing.compare(frame(sent={"instances": rows})) is Outcome.UNREAD
+    harness.specs = {1: SPEC, 2: {**SPEC, "features": {**SPEC["features"], "seats": {"type": "number"}}}}
+    assert harness.comparing.compare(frame(sent={"instances": rows})) is Outcome.UNREAD, "not for each request"
+    harness.now_s = LOOK_S
+    found = harness.comparing.compare(frame(sent={"instances": rows}))
+    assert isinstance(found, Comparison)
+    assert found.shadow_scores == [0.375, 0.375]
 
 
 class Store(ComparisonStore):
