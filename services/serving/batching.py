@@ -16,6 +16,7 @@ from services.serving.admission import Backlog, Priority
 from services.serving.errors import Overloaded
 from services.serving.queue import Entry, Job, Queue, Ticket, tell
 from services.serving.run_cost import RunCost
+from services.serving.threads import Threads
 from shared.errors import Unavailable
 
 ALONE = 8
@@ -44,7 +45,7 @@ class Batcher(Generic[J, R]):
         inline_s: float,
         batch_s: float,
         most_rows: int,
-        threads: int,
+        threads: Threads,
     ) -> None:
         """Prepare.
 
@@ -58,7 +59,7 @@ class Batcher(Generic[J, R]):
             inline_s: a batch expected to take at most this runs on the loop.
             batch_s: a batch in a thread is filled up to this expected time.
             most_rows: rows that may wait, of a job's priority and those before it; what comes on top is refused.
-            threads: long batches at once.
+            threads: those of the pool, shared by all batchers.
         """
         self._score = score
         self._deliver = deliver
@@ -72,7 +73,6 @@ class Batcher(Generic[J, R]):
         self._long: Queue[J, R] = Queue(in_threads, self._forget)
         self._rows = [0] * len(Priority)
         """Of jobs that are not done, by priority."""
-        self._running = 0
         self._looking = False
         self._scheduled = False
         self._alone = 0
@@ -132,7 +132,7 @@ class Batcher(Generic[J, R]):
 
     def _run(self) -> None:
         self._scheduled = False
-        while self._long and self._running < self._threads:
+        while self._long and self._threads.take(self._run):
             self._start_long()
         if self._long and not self._looking:
             self._looking = True
@@ -156,6 +156,7 @@ class Batcher(Generic[J, R]):
     def _start_long(self) -> None:
         batch = self._long.take(self._cost.rows_within(self._batch_s))
         if not batch:
+            self._threads.give_back(self._run)
             return
         closing: Sequence[R | Exception] = [Unavailable("This replica is closing; try another.")] * len(batch)
         try:
@@ -164,17 +165,16 @@ class Batcher(Generic[J, R]):
                 self._pool, self._timed, [job for job, _, _ in batch], time.thread_time
             )
         except RuntimeError:  # the pool takes nothing more
+            self._threads.give_back(self._run)
             self._finish(self._long, batch, closing, 0.0)
             return
-        self._running += 1
 
         def done(work: "asyncio.Future[tuple[Sequence[R | Exception], float]]") -> None:
-            self._running -= 1
+            self._threads.give_back(self._run)
             if work.cancelled() or work.exception() is not None:  # an end of the thread itself, which no batch survives
                 self._finish(self._long, batch, closing, 0.0)
             else:
                 self._finish(self._long, batch, *work.result())
-            self._run()
 
         work.add_done_callback(done)
 

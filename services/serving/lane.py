@@ -28,6 +28,7 @@ from services.serving.rows import AVAILABLE_OF, KEY_OF, TIME_OF, Row, to_json
 from services.serving.run_cost import RowBytes
 from services.serving.shadow.mirror import Mirror
 from services.serving.terms import Urgency
+from services.serving.threads import Threads
 from shared.errors import FieldError, Invalid, TooLarge
 from shared.prediction_ids import PredictionIds
 from shared.web.raw import Answer, Call
@@ -115,6 +116,7 @@ class Lane:
         on_loop: Backlog,
         in_threads: Backlog,
         mirror: Mirror,
+        threads: Threads,
     ) -> None:
         self._loaded = loaded
         self._mirror = mirror
@@ -143,7 +145,7 @@ class Lane:
             inline_s=settings.inline_run_ms / 1000,
             batch_s=settings.batch_ms / 1000,
             most_rows=settings.most_waiting_rows,
-            threads=settings.score_threads,
+            threads=threads,
         )
 
     def check(self, urgency: Urgency, body_bytes: int) -> None:

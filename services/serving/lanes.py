@@ -20,6 +20,7 @@ from services.serving.postprocessing.current import Configurations
 from services.serving.prediction_log.spool import Spool
 from services.serving.shadow.mirror import Mirror
 from services.serving.terms import Urgency
+from services.serving.threads import Threads
 from shared.errors import Unavailable
 from shared.prediction_ids import PredictionIds
 
@@ -51,6 +52,7 @@ class Lanes:
         self._pool = ThreadPoolExecutor(settings.score_threads, thread_name_prefix="score", initializer=_give_way)
         self._on_loop = self._backlog(1)
         self._in_threads = self._backlog(settings.score_threads)
+        self._threads = Threads(settings.score_threads)
         self._waiting = 0
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ class Lanes:
             lane = loaded.lane = Lane(
                 loaded, self._ids, self._spool, self._pool, current=self._configurations.of(loaded.pipeline_name),
                 settings=self._settings, on_loop=self._on_loop, in_threads=self._in_threads,
-                mirror=self._mirror,
+                mirror=self._mirror, threads=self._threads,
             )  # fmt: skip
         return lane
 

@@ -17,6 +17,7 @@ from services.serving.admission import Backlog, Priority
 from services.serving.batching import Batcher
 from services.serving.errors import DeadlinePassed, Overloaded
 from services.serving.run_cost import RunCost
+from services.serving.threads import Threads
 from shared.errors import Unavailable
 
 
@@ -78,7 +79,7 @@ def batcher(
     return Batcher(
         model.score, model.deliver, cost or RunCost(0, 1e-6), pool,
         on_loop=backlog(1, most_wait_s), in_threads=backlog(2, most_wait_s),
-        inline_s=inline_s, batch_s=1e-4, most_rows=most_rows, threads=2,
+        inline_s=inline_s, batch_s=1e-4, most_rows=most_rows, threads=Threads(2),
     )  # fmt: skip
 
 
@@ -232,7 +233,7 @@ async def test_what_fails_while_answers_are_handed_out_reaches_their_callers(inl
     with ThreadPoolExecutor(1) as pool:
         asked = Batcher(
             model.score, breaks_once, RunCost(0, 1e-6), pool,
-            on_loop=backlog(1), in_threads=backlog(1), inline_s=inline_s, batch_s=1e-4, most_rows=10, threads=1,
+            on_loop=backlog(1), in_threads=backlog(1), inline_s=inline_s, batch_s=1e-4, most_rows=10, threads=Threads(1),
         )  # fmt: skip
         with pytest.raises(MemoryError):
             await asyncio.wait_for(asked.submit(Rows((1,))), 30)
@@ -279,10 +280,12 @@ def long(number: int, priority: Priority = Priority.NORMAL, deadline_s: float = 
     return Rows(tuple(range(number, number + 100)), priority=priority, deadline_s=deadline_s)
 
 
-def in_one_thread(model: Doubling, pool: ThreadPoolExecutor, most_wait_s: float = inf) -> Batcher[Rows, list[int]]:
+def in_one_thread(
+    model: Doubling, pool: ThreadPoolExecutor, most_wait_s: float = inf, threads: Threads | None = None
+) -> Batcher[Rows, list[int]]:
     return Batcher(
         model.score, model.deliver, RunCost(0, 1e-6), pool, on_loop=backlog(1), in_threads=backlog(1, most_wait_s),
-        inline_s=0, batch_s=1e-4, most_rows=10**6, threads=1,
+        inline_s=0, batch_s=1e-4, most_rows=10**6, threads=threads or Threads(1),
     )  # fmt: skip
 
 
@@ -300,6 +303,30 @@ async def test_who_is_urgent_goes_first_and_who_is_too_late_is_not_scored() -> N
         model.goes_on.set()
         await asyncio.gather(running, low, normal, high)
     assert [job.numbers[0] for job in model.delivered] == [0, 0, 1000, 2000]
+
+
+async def test_lanes_share_the_threads_in_turn_and_the_urgent_go_first_in_each() -> None:
+    ran: list[int] = []
+
+    class Noting(Held):
+        def score(self, jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+            ran.extend(job.numbers[0] for job in jobs)
+            return super().score(jobs)
+
+    model, threads = Noting(), Threads(1)
+    with ThreadPoolExecutor(4) as pool:
+        one, other = (in_one_thread(model, pool, threads=threads) for _ in range(2))
+        asked = [one.submit(long(1000)), one.submit(long(2000, Priority.LOW))]
+        await asyncio.to_thread(model.started.wait, 30)
+        asked += [other.submit(long(3000)), one.submit(long(4000)), other.submit(long(5000, Priority.HIGH))]
+        given_up = other.submit(long(6000))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        model.goes_on.set()
+        await asyncio.gather(*asked)
+        assert await other.submit(long(7000)) == [2 * number for number in range(7000, 7100)]
+    assert ran == [1000, 5000, 4000, 3000, 2000, 7000]
 
 
 async def test_more_than_can_be_scored_in_time_is_refused_by_priority_and_room_comes_back() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from services.serving.admission import Backlog, Priority
 from services.serving.batching import Batcher
 from services.serving.run_cost import RunCost
+from services.serving.threads import Threads
 
 DEADLINE_S = 30.0
 SHORT, LONG = st.sampled_from([1, 1, 2, 3]), st.sampled_from([20, 21, 40, 90])
@@ -130,7 +131,8 @@ async def play(actions: Sequence[tuple[str, int, bool | None]], breaks: frozense
     with ThreadPoolExecutor(2) as pool:
         batcher: Batcher[Job, list[int]] = Batcher(
             model.score, deliver, SteadyCost(0, ROW_S), pool,
-            on_loop=backlog(1), in_threads=backlog(2), inline_s=LONG_FROM * ROW_S, batch_s=100 * ROW_S, most_rows=10**6, threads=2,
+            on_loop=backlog(1), in_threads=backlog(2), inline_s=LONG_FROM * ROW_S, batch_s=100 * ROW_S, most_rows=10**6,
+            threads=Threads(2),
         )  # fmt: skip
         try:
             for name, number, fails in actions:
