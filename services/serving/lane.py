@@ -201,7 +201,7 @@ class Lane:
         request = f"{call.id:032x}"
         keys = list(map(KEY_OF, rows))
         available = list(map(AVAILABLE_OF, rows))
-        received_us = (call.id >> 80) * 1000
+        received_us = call.received_us
         ids = self._ids.make_batch(self._name, request, len(rows))
         logged = _Record(
             request=request,

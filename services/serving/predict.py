@@ -137,7 +137,7 @@ class Predictor:
             call.caller.require(Scope.PREDICT_VERSION)
 
         def read(loaded: Loaded) -> tuple[list[Row], Ranking]:
-            rows = loaded.codec.read(asked.candidates, from_epoch_us(received_us(call)), name="candidates")
+            rows = loaded.codec.read(asked.candidates, from_epoch_us(call.received_us), name="candidates")
             return by_key(rows, asked)
 
         pipeline = self._versions.choose(model, asked.version, call.caller)
@@ -196,7 +196,7 @@ class Predictor:
     def _decoded(self, call: Call, lease: Lease, *, name: str | None, names_model: bool) -> tuple[Asked, Lease] | None:
         """The request as the decoder reads it, and the lease of the version that answers; the one given ends unless it is this."""
         most = self._settings.max_instances
-        asked = lease.loaded.codec.decode(call.body, received_us(call), max_instances=most, names_model=names_model)
+        asked = lease.loaded.codec.decode(call.body, call.received_us, max_instances=most, names_model=names_model)
         # The name was found by looking at bytes: what was decoded decides.
         if asked is None or asked.version is not None or (names_model and asked.model != name):
             lease.release()
@@ -205,7 +205,7 @@ class Predictor:
             return asked, lease
         if not taken.loaded.reads_as(lease.loaded):
             codec = taken.loaded.codec
-            asked = codec.decode(call.body, received_us(call), max_instances=most, names_model=names_model)
+            asked = codec.decode(call.body, call.received_us, max_instances=most, names_model=names_model)
         lease.release()
         if asked is None:
             taken.release()
@@ -221,7 +221,7 @@ class Predictor:
         pipeline = self._versions.choose(model or asked.model, asked.version, call.caller)
 
         async def read(loaded: Loaded) -> list[Row]:
-            instances, received_at = asked.instances, from_epoch_us(received_us(call))
+            instances, received_at = asked.instances, from_epoch_us(call.received_us)
             if large:
                 return await self.lanes.aside(loaded.codec.read, instances, received_at)
             return loaded.codec.read(instances, received_at)
@@ -237,11 +237,6 @@ class Predictor:
         if lease.canary is not None:
             rows, lease = await self._versions.by_canary(call, lease, rows, read) or (rows, lease)
         return Asked(rows, asked.model, asked.version, as_sent=False), lease
-
-
-def received_us(call: Call) -> int:
-    """When the request was received, epoch microseconds: the time in its id."""
-    return (call.id >> 80) * 1000
 
 
 def _named_in(body: bytes) -> str | None:

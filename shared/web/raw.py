@@ -67,6 +67,11 @@ class Call:
     query: Mapping[str, str] = field(default_factory=lambda: NO_PARAMETERS)
     """The query's parameters, only those that the route takes."""
 
+    @property
+    def received_us(self) -> int:
+        """When it was received, epoch microseconds, to the millisecond: the time in its id."""
+        return (self.id >> 80) * 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

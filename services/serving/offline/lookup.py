@@ -12,7 +12,7 @@ from services.serving.offline.answers import ONLINE, OfflineAnswer, Rules, nothi
 from services.serving.offline.asked import read_keys, read_many, read_seconds, renumbered
 from services.serving.offline.generations import Generations
 from services.serving.postprocessing.current import Configurations
-from services.serving.predict import Predictor, received_us
+from services.serving.predict import Predictor
 from shared.errors import Invalid, NotFound, RelevoError, Unavailable
 from shared.instances import from_epoch_us, read_key
 from shared.web.raw import Call
@@ -86,7 +86,7 @@ class Lookups:
         default = rules.default_for(key)
         found = generation.find(key) if generation is not None else None
         if generation is not None and found is not None and not rules.blind(generation):
-            offline = rules.offline(generation, found, key, now_us=received_us(call), limit_us=limit_us)
+            offline = rules.offline(generation, found, key, now_us=call.received_us, limit_us=limit_us)
             if offline is not None:
                 return _to_json(self._counted(name, offline))
             answers = await self._online_or_none(
@@ -133,7 +133,7 @@ class Lookups:
         """The instances of the body, and what was made ahead for each; raises as `many` does for a bad body."""
         instances, limit_s = read_many(call.body, self._settings.max_instances)
         keys = read_keys(instances, rules.key)
-        now_us, limit_us = received_us(call), rules.limit_us(limit_s)
+        now_us, limit_us = call.received_us, rules.limit_us(limit_s)
         generation = self._generations.get(name)
         answers: list[OfflineAnswer | None] = [None] * len(keys)
         if generation is not None and not rules.blind(generation):
@@ -150,7 +150,7 @@ class Lookups:
 
     async def _online(self, call: Call, pipeline: Pipeline, instances: list[Any]) -> list[OfflineAnswer]:
         """What /predict answers for the instances, logged as it logs."""
-        at = from_epoch_us(received_us(call))
+        at = from_epoch_us(call.received_us)
         body = await self._predictor.infer(
             call, pipeline.name, None, lambda loaded: (loaded.codec.read(instances, at), None)
         )

@@ -30,7 +30,6 @@ from services.serving.oip.schemas import (
     UnloadRequest,
     VersionName,
 )
-from services.serving.predict import received_us
 from services.serving.routes.predict import PARAMETERS, json_body
 from services.serving.routes.state import Serving
 from shared.contracts.scopes import Scope
@@ -213,7 +212,7 @@ def _ready(call: Call, version: int | None) -> bytes:
 
 async def _infer(call: Call, version: int | None) -> Answer:
     _check_media(call)
-    serving, at_us = _serving(call), received_us(call)
+    serving, at_us = _serving(call), call.received_us
 
     def read(loaded: Loaded) -> Any:
         request = read_request(call.body, call.headers.get(HEADER_LENGTH), loaded.codec.signature)
