@@ -93,7 +93,6 @@ class _Record(msgspec.Struct, gc=False, omit_defaults=True):
     received: int
     scores: list[float]
     available: list[int] | None = None
-    sent: msgspec.Raw | None = None
     rows: list[Row] | None = None
     final_scores: list[float | None] | None = None
     stages_number: int | None = None
@@ -214,7 +213,6 @@ class Lane:
             available=None
             if available.count(None) == len(rows)
             else [received_us if at is None else at for at in available],
-            sent=None if job.sent is None else msgspec.Raw(job.sent),
             rows=rows if job.sent is None else None,
         )
         processed: Processed | None = None
@@ -226,16 +224,18 @@ class Lane:
             under = processed.under
             logged.final_scores = processed.final
             logged.stages_number, logged.stages_spec, logged.removals = under.number, under.spec_version, under.removals
-        document = b"%b,%b" % (self._record_head(job), to_json(logged)[1:])
-        if len(document) > record.MAX_DOCUMENT_BYTES:
-            return _too_large(len(rows), len(document))
+        document = [self._record_head(job), b",", to_json(logged)[1:]]
+        if job.sent is not None:
+            document[-1:] = document[-1][:-1], b',"sent":', job.sent, b"}"
+        if (size := sum(map(len, document))) > record.MAX_DOCUMENT_BYTES:
+            return _too_large(len(rows), size)
         if job.write is not None:
             answer = job.write(ids, scores if processed is None else processed.floats())
         elif processed is not None:
             answer = self._answer_head + processed.body
         else:
             answer = b'%b"predictions":%b}' % (self._answer_head, to_json(list(map(_Prediction, ids, keys, scores))))
-        return Scored(answer, record.encode(call.id >> 80, len(rows), document), total)
+        return Scored(answer, record.encode(call.id >> 80, len(rows), *document), total)
 
     def _record_head(self, job: Job) -> bytes:
         """What the records of one caller's requests begin with, without the closing brace."""

@@ -14,15 +14,18 @@ MAX_PAYLOAD_BYTES = 256 * 2**20
 """A longer length can only be damage: no longer payload is written."""
 
 
-def frame(payload: bytes) -> bytes:
-    """One frame around a payload.
+def frame(*payloads: bytes) -> bytes:
+    """A frame around each payload, one behind the other.
 
     Raises:
-        ValueError: the payload is empty, or so long that a reader would take its length for damage.
+        ValueError: a payload is empty, or so long that a reader would take its length for damage.
     """
-    if not 0 < len(payload) <= MAX_PAYLOAD_BYTES:
-        raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
-    return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+    parts: list[bytes] = []
+    for payload in payloads:
+        if not 0 < len(payload) <= MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        parts += (HEADER.pack(len(payload), zlib.crc32(payload)), payload)
+    return b"".join(parts)
 
 
 def read_frames(data: bytes) -> list[bytes]:

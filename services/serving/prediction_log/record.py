@@ -40,9 +40,9 @@ class Logged:
         return datetime.fromtimestamp(self.requested_ms / 1000, UTC)
 
 
-def encode(requested_ms: int, rows: int, document: bytes) -> bytes:
-    """The payload of one log frame."""
-    return _HEAD.pack(FORMAT, requested_ms, rows) + document
+def encode(requested_ms: int, rows: int, *document: bytes) -> bytes:
+    """The payload of one log frame; the document may come in pieces, since bodies are large."""
+    return b"".join((_HEAD.pack(FORMAT, requested_ms, rows), *document))
 
 
 def decode(payload: bytes) -> Logged:

@@ -121,7 +121,7 @@ class Spool:
             LogUnwritable: the disk is full or broken. Nothing was appended.
             ValueError: a record is longer than a reader takes. Nothing was appended.
         """
-        data = b"".join(map(frame, payloads))
+        data = frame(*payloads)
         with self._lock:
             if self._waiting + len(data) > self._limit_bytes:
                 raise LogFull(
