@@ -90,16 +90,17 @@ def _order(request: Request, name: str, body: bytes, key: str | None) -> Respons
     if kind.partition(";")[0].strip().lower() == PARQUET:
         if len(body) < 12 or not (body.startswith(b"PAR1") and body.endswith(b"PAR1")):
             raise Malformed("The body is not a Parquet file.")
-        source = {}
+        with state.sessions() as session:
+            repository.pipeline_id(session, name)
+        # Before the transaction, which a slow store would hold up; under its content: the same again stores nothing new.
+        source = {"file": serving.store.put_bytes(body)}
     else:
         source = _source(body, kind, state.settings.body_limit_bytes)
     with state.sessions.begin() as session:
         pipeline = repository.pipeline_id(session, name)
 
         def effect() -> tuple[int, PrecomputeView]:
-            # Stored under its content, so that a request that is sent again stores nothing new.
-            wanted = {"file": serving.store.put_bytes(body)} if source == {} else source
-            row = request_generation(session, pipeline, wanted, principal(request).name)
+            row = request_generation(session, pipeline, source, principal(request).name)
             return 202, PrecomputeView.of(row, None)
 
         return once(session, request, key, effect)
