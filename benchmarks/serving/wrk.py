@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.turns import take_short_turns
+from benchmarks.serving import turns
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 
@@ -96,6 +97,9 @@ def run(
             "taskset",
             "-c",
             str(core),
+            sys.executable,
+            "-m",
+            turns.__name__,
             "wrk",
             "-t1",
             f"-c{connections}",
@@ -107,7 +111,7 @@ def run(
             url,
         ]
         found = subprocess.run(
-            command, env=environment, check=True, capture_output=True, text=True, preexec_fn=take_short_turns,
+            command, env=environment, check=True, capture_output=True, text=True,
         )  # fmt: skip
     line = next((line for line in found.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:

@@ -132,8 +132,7 @@ class Batcher(Generic[J, R]):
 
     def _run(self) -> None:
         self._scheduled = False
-        while self._long and self._threads.take(self._run):
-            self._start_long()
+        self._run_long()
         if self._long and not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_later(LATE_S, self._look)
@@ -146,6 +145,10 @@ class Batcher(Generic[J, R]):
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
 
+    def _run_long(self) -> None:
+        while self._long and self._threads.take(self._run_long):
+            self._start_long()
+
     def _look(self) -> None:
         self._looking = False
         self._long.drop_late()
@@ -156,7 +159,7 @@ class Batcher(Generic[J, R]):
     def _start_long(self) -> None:
         batch = self._long.take(self._cost.rows_within(self._batch_s))
         if not batch:
-            self._threads.give_back(self._run)
+            self._threads.give_back(self._run_long)
             return
         closing: Sequence[R | Exception] = [Unavailable("This replica is closing; try another.")] * len(batch)
         try:
@@ -165,12 +168,12 @@ class Batcher(Generic[J, R]):
                 self._pool, self._timed, [job for job, _, _ in batch], time.thread_time
             )
         except RuntimeError:  # the pool takes nothing more
-            self._threads.give_back(self._run)
+            self._threads.give_back(self._run_long)
             self._finish(self._long, batch, closing, 0.0)
             return
 
         def done(work: "asyncio.Future[tuple[Sequence[R | Exception], float]]") -> None:
-            self._threads.give_back(self._run)
+            self._threads.give_back(self._run_long)
             if work.cancelled() or work.exception() is not None:  # an end of the thread itself, which no batch survives
                 self._finish(self._long, batch, closing, 0.0)
             else:

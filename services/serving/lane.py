@@ -289,7 +289,7 @@ class Lane:
         now_s = time.perf_counter()
         if now_s >= self._sample.due_s:
             self._sample_one(jobs, outcomes, now_s)
-        self._row_bytes.learn(len(jobs[-1].call.body), jobs[-1].size)
+        self._row_bytes.learn(max([len(job.call.body) / job.size for job in jobs]), now_s)
         self._append_seconds.observe(now_s - began_s)
         self._batch_rows.observe(sum(job.size for job in jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):

@@ -110,19 +110,22 @@ class Predictor:
             raise
         return True
 
-    async def infer(self, call: Call, model: str, version: int | None, read: Read) -> Answer:
+    async def infer(self, call: Call, model: str, version: int | None, read: Read, *, body_bytes: int) -> Answer:
         """Answer one request of another protocol; as `predict` in all else.
 
         Args:
             version: one that the caller names.
             read: reads the call's rows for the version that answers; in a thread when the body is large.
+            body_bytes: of the body, as far as it is rows to score.
         """
         began_s = time.perf_counter()
         if version is not None:
             call.caller.require(Scope.PREDICT_VERSION)
         urgency, unchecked = self._begin(call, began_s)
         pipeline = self._versions.choose(model, version, call.caller)
-        (rows, write), lease = await self._lease_and_read(call, pipeline, version, read, unchecked)
+        (rows, write), lease = await self._lease_and_read(
+            call, pipeline, version, read, unchecked, body_bytes=body_bytes
+        )
         with lease:
             job = Job(rows, None, call, lease, *urgency, began_s, write)
             return (await self.lanes.of(lease.loaded).batcher.submit(job)).answer
@@ -141,7 +144,10 @@ class Predictor:
             return by_key(rows, asked)
 
         pipeline = self._versions.choose(model, asked.version, call.caller)
-        (rows, ranking), lease = await self._lease_and_read(call, pipeline, asked.version, read, unchecked)
+        body_bytes = len(call.body)
+        (rows, ranking), lease = await self._lease_and_read(
+            call, pipeline, asked.version, read, unchecked, body_bytes=body_bytes
+        )
         with lease:
             job = Job(rows, None, call, lease, *urgency, began_s, ranking=ranking)
             return (await self.lanes.of(lease.loaded).batcher.submit(job)).answer
@@ -153,6 +159,8 @@ class Predictor:
         version: int | None,
         read: Callable[[Loaded], tuple[list[Row], T]],
         unchecked: Urgency | None,
+        *,
+        body_bytes: int,
     ) -> tuple[tuple[list[Row], T], Lease]:
         """What is read for the version that answers, and its lease."""
 
@@ -161,7 +169,7 @@ class Predictor:
 
         lease = await self._versions.lease(pipeline, version)
         if unchecked is not None:
-            self.lanes.let_in(lease, unchecked, len(call.body))
+            self.lanes.let_in(lease, unchecked, body_bytes)
         try:
             found = await read_for(lease.loaded)
         except BaseException:

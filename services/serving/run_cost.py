@@ -11,8 +11,8 @@ FEW = 8
 STALL = 4.0
 """An observation counts as at most so many times what was expected: a run that was merely interrupted says little of the next."""
 LEAST_S = 1e-9
-FORGETS = 0.99
-"""What is left of the largest row after each body with smaller ones."""
+REMEMBERS_S = 60.0
+"""After so long without its like the largest row seen counts half."""
 
 
 class RunCost:
@@ -47,19 +47,21 @@ class RunCost:
 
 
 class RowBytes:
-    """How many bytes of a body a row takes: the largest seen lately, so that a body never seems to have more rows than it has."""
+    """How many bytes of a body a row takes: the largest seen lately, so that a body rarely seems to have more than it has."""
 
     def __init__(self) -> None:
         self._most = math.inf
+        self._seen_s = 0.0
 
     def rows_in(self, body_bytes: int) -> int:
         """Rows that a body has at least, as far as is known; 1 when nothing is."""
         return max(1, int(body_bytes / self._most))
 
-    def learn(self, body_bytes: int, rows: int) -> None:
-        """Take in what a body had."""
-        most = 0.0 if self._most == math.inf else self._most
-        self._most = max(1.0, body_bytes / rows, most * FORGETS)
+    def learn(self, row_bytes: float, now_s: float) -> None:
+        """Take in how large the largest row of some bodies was, at a moment by a monotonic clock."""
+        if self._most == math.inf or row_bytes >= (left := self._most * 0.5 ** ((now_s - self._seen_s) / REMEMBERS_S)):
+            left = row_bytes
+        self._most, self._seen_s = max(1.0, left), now_s
 
 
 def _nearer(estimate_s: float, seen_s: float) -> float:

@@ -26,8 +26,12 @@ class Threads:
         """A thread is free. All who wait are called, in the order in which they came: the first may need none any more. Whoever had
         the thread (`again`) comes last.
         """
+        asyncio.get_running_loop().call_soon(self._hand_out, again)
+
+    def _hand_out(self, again: Callable[[], None]) -> None:
+        # Freed only here: nobody who comes by in the meantime takes the thread from those who wait for it.
         self._free += 1
         self._waiting.pop(again, None)
         waiting, self._waiting = self._waiting, {}
         for call in (*waiting, again):
-            asyncio.get_running_loop().call_soon(call)
+            call()

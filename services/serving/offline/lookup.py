@@ -152,7 +152,7 @@ class Lookups:
         """What /predict answers for the instances, logged as it logs."""
         at = from_epoch_us(call.received_us)
         body = await self._predictor.infer(
-            call, pipeline.name, None, lambda loaded: (loaded.codec.read(instances, at), None)
+            call, pipeline.name, None, lambda loaded: (loaded.codec.read(instances, at), None), body_bytes=0
         )
         assert isinstance(body, bytes)
         answer = _read_scored(body)

@@ -225,7 +225,7 @@ async def _infer(call: Call, version: int | None) -> Answer:
         )
         return rows, partial(write_answer, loaded.pipeline_name, loaded.version.number, request)
 
-    return await serving.predictor.infer(call, call.path["p"], version, read)
+    return await serving.predictor.infer(call, call.path["p"], version, read, body_bytes=len(call.body))
 
 
 def _order(call: Call, model: type[M]) -> M:

@@ -329,6 +329,46 @@ async def test_lanes_share_the_threads_in_turn_and_the_urgent_go_first_in_each()
     assert ran == [1000, 5000, 4000, 3000, 2000, 7000]
 
 
+async def test_a_lane_that_is_never_without_short_work_leaves_the_threads_to_others_in_turn() -> None:
+    order: list[str] = []
+
+    class Noting(Doubling):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def score(self, jobs: Sequence[Rows]) -> Sequence[list[int] | Exception]:
+            if jobs[0].size > 1:
+                order.append(self.name)
+            return super().score(jobs)
+
+    with ThreadPoolExecutor(1) as pool:
+        threads, wanted = Threads(1), 20
+        busy, other = (
+            Batcher(
+                model.score, model.deliver, RunCost(0, 1e-6), pool, on_loop=backlog(1), in_threads=backlog(1),
+                inline_s=5e-5, batch_s=1e-4, most_rows=10**6, threads=threads,
+            )
+            for model in (Noting("busy"), Noting("other"))
+        )  # fmt: skip
+        ended = asyncio.Event()
+
+        async def short() -> None:
+            while not ended.is_set():
+                await busy.submit(Rows((1,)))
+
+        async def longs(lane: Batcher[Rows, list[int]]) -> None:
+            while not ended.is_set():
+                await lane.submit(long(1))
+                if order.count("other") >= wanted or len(order) >= 10 * wanted:
+                    ended.set()
+
+        asked = [short() for _ in range(8)] + [longs(lane) for lane in (busy, other) for _ in range(3)]
+        await asyncio.wait_for(asyncio.gather(*asked), 60)
+    assert order.count("other") >= wanted
+    assert order.count("busy") >= wanted / 2
+
+
 async def test_more_than_can_be_scored_in_time_is_refused_by_priority_and_room_comes_back() -> None:
     model = Held()
     with ThreadPoolExecutor(1) as pool:

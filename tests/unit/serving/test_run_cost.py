@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.run_cost import RowBytes, RunCost
+from services.serving.run_cost import REMEMBERS_S, RowBytes, RunCost
 
 
 def test_two_measurements_make_a_line() -> None:
@@ -69,15 +69,16 @@ def test_whatever_was_learned_the_rows_within_a_time_are_a_number(
     assert cost.of(1) > 0
 
 
-def test_a_body_never_seems_to_have_more_rows_than_the_like_of_it_had() -> None:
+def test_a_body_does_not_seem_to_have_more_rows_than_the_like_of_it_had_lately() -> None:
     sizes = RowBytes()
     assert sizes.rows_in(10**6) == 1  # nothing is known yet
-    sizes.learn(32 * 500, 32)
+    sizes.learn(500, now_s=100)
     assert [sizes.rows_in(size) for size in (0, 500, 32 * 500)] == [1, 1, 32]
-    sizes.learn(900, 1)
-    assert sizes.rows_in(32 * 500) == 17
-    for _ in range(200):  # the large row is forgotten
-        sizes.learn(32 * 500, 32)
+    sizes.learn(1000, now_s=100)
+    for _ in range(1000):
+        sizes.learn(500, now_s=101)  # many of them do not make it forget the large one
+    assert sizes.rows_in(32 * 500) == 16
+    sizes.learn(500, now_s=101 + 2 * REMEMBERS_S)
     assert sizes.rows_in(32 * 500) == 32
-    sizes.learn(0, 1)
-    assert sizes.rows_in(32 * 500) == 32
+    sizes.learn(0, now_s=10**6)
+    assert sizes.rows_in(0) == 1
