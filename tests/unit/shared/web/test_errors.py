@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import exc as sql
 
 from shared.contracts.scopes import Scope
-from shared.errors import Conflict, IllegalMove, NotFound, Unavailable
+from shared.errors import Conflict, IllegalMove, NotFound, RelevoError, StoreFull, TooMany, Unavailable
+from shared.observability.context import request_id
 from shared.web.auth import GuardedRouter, requires
-from shared.web.errors import MOST_ERRORS
+from shared.web.errors import MOST_ERRORS, problem_of, refusal_of
 from tests.unit.shared.web.conftest import Keys, bearer, build, running
 
 PROBLEM = "application/problem+json"
@@ -127,3 +128,21 @@ async def test_nothing_ever_answers_nan(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/nan")
     assert answer.status_code == 200
     assert answer.json() == {"value": None, "infinite": None}
+
+
+@pytest.mark.parametrize("kind", [Unavailable, StoreFull, TooMany])
+@pytest.mark.parametrize("asked_as", ["f" * 32, 'a "quoted" one', "käse"])
+@pytest.mark.parametrize("retry_after_s", [None, 7])
+def test_a_refusal_that_is_ready_made_is_the_problem_byte_for_byte(
+    kind: type[RelevoError], asked_as: str, retry_after_s: int | None
+) -> None:
+    error = kind("It is away; später again.")
+    error.retry_after_s = retry_after_s
+    token = request_id.set(asked_as)
+    try:
+        problem = problem_of(error)
+    finally:
+        request_id.reset(token)
+    lines = b"".join(b"%b: %b\r\n" % header for header in problem.raw_headers)
+    assert refusal_of(error, asked_as) == (problem.status_code, lines, problem.body)
+    assert refusal_of(NotFound("No such run."), asked_as) is None
