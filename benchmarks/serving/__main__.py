@@ -8,7 +8,8 @@ machine meets all of them; while another app has its turn, shipping rests. The f
 parses the JSON and answers a constant.
 
 Last line: `{"share": {"1x1", "16x1", "64x1", "16x100"}, "cpu_share", "p99_ms", "floor_rps", "errors", "logged"}`, cases as
-connections x rows. `cpu_share` is the same of processor time a request, which says the same on a machine that others use.
+connections x rows. `cpu_share` is the same of processor time a request: it does not hold the waiting that
+both have in common, and is less disturbed by what else the machine does.
 `logged` is 1.0 when all that wrk saw answered is in PostgreSQL, and nothing but what it can have left under way.
 """
 
@@ -194,7 +195,7 @@ class _Bench:
         return median(load.rate / floor.rate for load, floor in pairs)
 
     def _cpu_share(self, case: str) -> float:
-        """The floor's processor time of a request as a share of Relevo's: what the shares are when nobody else wants the core."""
+        """The floor's processor time of a request as a share of Relevo's; the shipper's is not in it."""
         return median(self._cpu_us[(case, "floor")]) / median(self._cpu_us[(case, "relevo")])
 
     def _show(self, case: str) -> None:
