@@ -58,7 +58,11 @@ class RowBytes:
         return max(1, int(body_bytes / self._most))
 
     def learn(self, row_bytes: float, now_s: float) -> None:
-        """Take in how large the largest row of some bodies was, at a moment by a monotonic clock."""
+        """Take in how large the largest row of some bodies was, at a moment by a monotonic clock. Without a body (a lookup that is
+        scored) it says nothing.
+        """
+        if not row_bytes:
+            return
         if self._most == math.inf or row_bytes >= (left := self._most * 0.5 ** ((now_s - self._seen_s) / REMEMBERS_S)):
             left = row_bytes
         self._most, self._seen_s = max(1.0, left), now_s
