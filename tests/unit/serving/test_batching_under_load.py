@@ -30,6 +30,13 @@ class Held(Doubling):
         return super().score(jobs)
 
 
+class Steady(RunCost):
+    """Expects the same of every run: what is long stays long, however fast the machine."""
+
+    def learn(self, rows: int, seconds: float) -> None:
+        pass
+
+
 def long(number: int, priority: Priority = Priority.NORMAL, deadline_s: float = inf) -> Rows:
     """A job that fills a batch of a thread."""
     return Rows(tuple(range(number, number + 100)), priority=priority, deadline_s=deadline_s)
@@ -101,7 +108,7 @@ async def test_a_lane_that_is_never_without_short_work_leaves_the_threads_to_oth
         threads, wanted = Threads(1), 20
         busy, other = (
             Batcher(
-                model.score, model.deliver, RunCost(0, 1e-6), pool, on_loop=backlog(1), in_threads=backlog(1),
+                model.score, model.deliver, Steady(0, 1e-6), pool, on_loop=backlog(1), in_threads=backlog(1),
                 inline_s=5e-5, batch_s=1e-4, most_rows=10**6, threads=threads,
             )
             for model in (Noting("busy"), Noting("other"))
