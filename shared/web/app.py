@@ -18,7 +18,8 @@ from shared.observability.worker_http import Check
 from shared.registry.session import Sessions
 from shared.web import errors, health
 from shared.web.auth import GuardedRoute, assert_guarded
-from shared.web.raw import RawRoute, RawRoutes
+from shared.web.raw import RawRoute
+from shared.web.raw_routes import RawRoutes
 from shared.web.request_id import RequestIdMiddleware
 
 Exposition = Callable[[], Awaitable[bytes]]

@@ -4,11 +4,13 @@
 
 uvicorn's protocol makes a task, a scope, two events and four messages of every request, which costs more than a small prediction
 does. A request for a raw route with an express handler is handed to it as soon as its body is there, and the answer is one write.
-Whatever is unusual (a key not seen yet, a header or a row that must be looked at closely, a body that comes in pieces, a request
-sent before the answer to the last one) goes the general way, which gives the same answers; tests hold the two to each other.
+Clients send the same head again and again: one that came before, byte for byte, is not parsed again when its whole body came with
+it. Whatever is unusual (a key not seen yet, a header or a row that must be looked at closely, a body that comes in pieces, a
+request sent before the answer to the last one) goes the general way, which gives the same answers; tests hold the two to each
+other.
 """
 
-from collections.abc import Mapping
+import time
 from typing import Any
 
 from starlette.types import Scope
@@ -16,15 +18,21 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared.ids import new_id_number
+from shared.keyring import KeyRing
 from shared.observability.context import accept_request_id
 from shared.web.body import as_length, is_json
-from shared.web.raw import Answer, Call, RawRoute, RawRoutes, Reply
+from shared.web.raw import JSON, NO_PARAMETERS, Answer, Call
+from shared.web.raw_routes import Head, RawRoutes
 
 MOST_BYTES = HIGH_WATER_LIMIT
 """Of a body; with more, the general way stops reading for a while."""
 OK_LINE = STATUS_LINE[200]
 PLAIN_LINES = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n"
 """`plain_headers` as they stand in a head."""
+ANSWER_LINES = b"content-type: %b\r\ncontent-length: %d\r\n" + PLAIN_LINES
+HEAD_ENDS = b"\r\n\r\n"
+MOST_HEAD_BYTES = 4096
+"""A longer head is parsed each time."""
 UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
 """Headers of requests that go the general way."""
 
@@ -40,51 +48,96 @@ class ExpressProtocol(HttpToolsProtocol):
         routes: RawRoutes | None = getattr(self.app, "raw", None)
         plain = not (self.config.access_log or self.root_path or self.limit_concurrency)
         self._routes = routes if plain else None
+        if self._routes is not None:
+            state = self.app.state
+            self.keys: KeyRing = state.keys
+            self._most_bytes = min(MOST_BYTES, state.settings.body_limit_bytes)
         self._idle_since_s: float | None = None
         self._made: tuple[list[tuple[bytes, bytes]], bytes] | None = None
+        self._parsing = False
+        """A request is there in part."""
+        self._new_head = b""
+        """The head of the request that is parsed next, when it is not known."""
+        self._declined = False
+        """The request that is parsed next has to go the general way."""
+
+    def data_received(self, data: bytes) -> None:
+        if self._routes is not None and not self._parsing and self._answer_known(data, self._routes.heads):
+            return
+        super().data_received(data)
+        turn = self.cycle
+        if isinstance(turn, Turn) and not turn.begun:
+            self._leave(turn, complete=False)
+
+    def _answer_known(self, data: bytes, heads: dict[bytes, Head]) -> bool:
+        """Hand a request whose head came before to its handler; False, with nothing done: it has to be parsed."""
+        self._new_head = b""
+        end = data.find(HEAD_ENDS, 0, MOST_HEAD_BYTES) + len(HEAD_ENDS)
+        if end < len(HEAD_ENDS):
+            return False
+        head = heads.get(data[:end])
+        if head is None:
+            self._new_head = data[:end]
+            return False
+        before = self.cycle
+        if len(data) - end != head.body_bytes or not self._is_free():
+            return False
+        self._idle_since_s = None
+        turn = self.cycle = Turn(self, head)
+        turn.body = data[end:]
+        if not turn.begin():
+            self.cycle, self._declined = before, True
+        return turn.begun
 
     # What the parser tells
 
     def on_message_begin(self) -> None:
+        self._parsing = True
         self._idle_since_s = None  # also when it came together with the one before, which was answered on the spot
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        turn = self._turn()
-        if turn is None:
+        new, self._new_head = self._new_head, b""  # not that of a second request in the same data
+        declined, self._declined = self._declined, False
+        routes = self._routes
+        head = None if declined or routes is None or not self._is_free() else self._head(routes)
+        if head is None or routes is None:
             self._general()
-        else:
-            self.cycle = turn
+            return
+        # A line each and no other: where it ends, and where the body begins, is as the parser has it.
+        if new.count(b"\n") == len(head.headers) + 2:
+            routes.remember(new, head)
+        self.cycle = Turn(self, head)
 
     def on_message_complete(self) -> None:
+        self._parsing = False
         turn = self.cycle
         if not isinstance(turn, Turn):
             super().on_message_complete()
         elif not turn.begin():
             self._leave(turn, complete=True)
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        turn = self.cycle
-        if isinstance(turn, Turn) and not turn.begun:
-            self._leave(turn, complete=False)
-
-    def _turn(self) -> "Turn | None":
+    def _is_free(self) -> bool:
+        """Whether a request may be answered now: the last one is, and the client takes what it is sent."""
         before = self.cycle
-        if self._routes is None or self.flow.write_paused or not (before is None or before.response_complete):
-            return None
-        found = self._routes.express(self.parser.get_method(), self.url)
+        return (before is None or before.response_complete) and not self.flow.write_paused
+
+    def _head(self, routes: RawRoutes) -> Head | None:
+        """The head that was parsed, if such requests may go the short way."""
+        found = routes.express(self.parser.get_method(), self.url)
         if found is None or self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
             return None
         headers = dict(self.headers)
         length = as_length(headers.get(b"content-length", b""))
         # A header given twice shows by the lengths.
-        if len(headers) != len(self.headers) or not 0 < length <= MOST_BYTES or not UNUSUAL.isdisjoint(headers):
+        if len(headers) != len(self.headers) or not 0 < length <= self._most_bytes or not UNUSUAL.isdisjoint(headers):
             return None
-        route, path = found
-        return Turn(self, route, path, self.url, headers)
+        kind = headers.get(b"content-type", b"")
+        if kind != JSON and not is_json(kind.decode("latin-1")):
+            return None
+        return Head(*found, self.url, headers, length)
 
     # The general way
 
@@ -105,34 +158,30 @@ class ExpressProtocol(HttpToolsProtocol):
 
     # Answering
 
-    def write(self, turn: "Turn", answer: Answer) -> None:
-        """Write an answer, and make ready for the next request."""
-        reply = Reply(answer) if isinstance(answer, bytes) else answer
-        body = reply.body
-        self._write(
-            turn,
-            [
-                OK_LINE,
-                self._server_lines(),
-                b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(body)),
-                PLAIN_LINES % turn.call.request_id.encode(),
-                *(b"%b: %b\r\n" % header for header in reply.headers),
-            ],
-            body,
+    def write(self, turn: "Turn", answer: Answer) -> int:
+        """Write an answer, and make ready for the next request; gives the bytes of its body."""
+        body, kind, more = (
+            (answer, JSON, ()) if isinstance(answer, bytes) else (answer.body, answer.content_type, answer.headers)
         )
+        head = [OK_LINE, self._server_lines(), ANSWER_LINES % (kind, len(body), turn.call.request_id.encode())]
+        if more:
+            head += [b"%b: %b\r\n" % header for header in more]
+        self._write(turn, head, body)
+        return len(body)
 
     def refuse(self, turn: "Turn", error: Exception) -> None:
         """Write the problem that an error is. Where more comes than can be answered, most of the work is this."""
-        made = turn.route.refusal(turn.call, error)
+        route = turn.head.route
+        made = route.refusal(turn.call, error)
         if made is None:
-            response = turn.route.problem(turn.call, self._scope_of(turn), error)
+            response = route.problem(turn.call, self._scope_of(turn), error)
             turn.keep_alive = turn.keep_alive and response.headers.get("connection") != "close"
             own = [b"%b: %b\r\n" % header for header in response.raw_headers if header[0] != b"connection"]
             made = response.status_code, b"".join(own), bytes(response.body)
         status, lines, body = made
         plain = PLAIN_LINES % turn.call.request_id.encode()
         self._write(turn, [STATUS_LINE[status], self._server_lines(), lines, plain], body)
-        turn.route.measure(turn.call, status, len(body))
+        route.measure(turn.call, status, turn.head.body_bytes, len(body))
 
     def _write(self, turn: "Turn", head: list[bytes], body: bytes) -> None:
         turn.response_complete = True
@@ -160,10 +209,10 @@ class ExpressProtocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme,
             "root_path": "",
-            "headers": list(turn.headers.items()),
+            "headers": list(turn.head.headers.items()),
             "state": self.app_state.copy(),
             "method": "POST",
-            "path": turn.address.decode("ascii"),
+            "path": turn.head.address.decode("ascii"),
             "query_string": b"",
             "app": self.app,
         }
@@ -206,19 +255,11 @@ class Turn:
     """One request on the short way. To the protocol it is the cycle under way; to the handler, what its answer is given to."""
 
     __slots__ = (
-        "address", "begun", "body", "call", "disconnected", "headers", "keep_alive", "message_event", "path",
-        "protocol", "response_complete", "route",
+        "begun", "body", "call", "disconnected", "head", "keep_alive", "message_event", "protocol", "response_complete",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        protocol: ExpressProtocol,
-        route: RawRoute,
-        path: Mapping[str, str],
-        address: bytes,
-        headers: dict[bytes, bytes],
-    ) -> None:
-        self.protocol, self.route, self.path, self.address, self.headers = protocol, route, path, address, headers
+    def __init__(self, protocol: ExpressProtocol, head: Head) -> None:
+        self.protocol, self.head = protocol, head
         self.body = b""
         self.begun = self.disconnected = self.response_complete = False
         self.keep_alive = True
@@ -227,17 +268,18 @@ class Turn:
 
     def begin(self) -> bool:
         """Hand the request to its handler; False: it has to go the general way."""
-        headers, app = self.headers, self.protocol.app
-        caller = app.state.keys.recognised(headers.get(b"authorization", b""), self.route.scope)
-        if caller is None or len(self.body) > app.state.settings.body_limit_bytes:
-            return False
-        kind = headers.get(b"content-type", b"")
-        if kind != b"application/json" and not is_json(kind.decode("latin-1")):
+        head, protocol = self.head, self.protocol
+        route, headers = head.route, head.headers
+        caller = protocol.keys.recognised(headers.get(b"authorization", b""), route.scope)
+        if caller is None:
             return False
         number, given = new_id_number(), headers.get(b"x-request-id")
         asked_as = f"{number:032x}" if given is None else accept_request_id(given.decode("latin-1"))
-        self.call = Call(app, number, asked_as, self.path, headers, caller, self.body)
-        express = self.route.express
+        began_s = time.perf_counter()
+        self.call = Call(
+            protocol.app, number, asked_as, head.path, headers, caller, self.body, "POST", began_s, NO_PARAMETERS
+        )
+        express = route.express
         assert express is not None
         self.begun = True
         try:
@@ -248,9 +290,8 @@ class Turn:
 
     def answer(self, answer: Answer) -> None:
         """The answer, once."""
-        self.protocol.write(self, answer)
-        body = answer if isinstance(answer, bytes) else answer.body
-        self.route.measure(self.call, 200, len(body))
+        sent_bytes = self.protocol.write(self, answer)
+        self.head.route.measure(self.call, 200, self.head.body_bytes, sent_bytes)
 
     def refuse(self, error: Exception) -> None:
         """Or why there is none."""

@@ -9,14 +9,13 @@ such a route straight to `RawRoute.serve`; the checks, their order and their ans
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any, Protocol
 
 import structlog
 from fastapi import Request, Response
-from prometheus_client import REGISTRY
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
@@ -28,20 +27,17 @@ from shared.ids import new_id_number
 from shared.keyring import KeyRing
 from shared.keys import Principal, no_such_pipeline
 from shared.observability.context import accept_request_id, request_id
-from shared.observability.tally import CountTally, HistogramTally, SummaryTally, Tallies
 from shared.spec.types import Name
 from shared.web.auth import PIPELINE_PARAMETERS, GuardedRoute, GuardedRouter, authenticate_new, check_query, requires
 from shared.web.body import as_length, is_json, read_body
 from shared.web.errors import last_resort, refusal_of
+from shared.web.meter import Meter
 
 log = structlog.stdlib.get_logger(__name__)
 
-_JSON = (b"content-type", b"application/json")
+JSON = b"application/json"
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_PARAMETERS: Mapping[str, str] = {}
-_TALLIES = Tallies()  # made before the metrics it moves into, which come with the app
-
-
 NOBODY = Principal("", "", frozenset(), frozenset())
 
 
@@ -78,7 +74,7 @@ class Reply:
     """An answer that is not plain JSON, or that has headers of its own."""
 
     body: bytes
-    content_type: bytes = _JSON[1]
+    content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -107,7 +103,6 @@ class Waiting(Protocol):
 
 Express = Callable[[Call, Waiting], bool]
 """Begins to answer a call whose key is good. False, with nothing done: it has to be looked at by the route's handler."""
-MOST_ADDRESSES = 1024
 
 
 class RawRoute(GuardedRoute):
@@ -125,7 +120,7 @@ class RawRoute(GuardedRoute):
         """What a caller's key must allow."""
         self._upload = requirement.upload
         self._query: frozenset[str] = endpoint.query  # type: ignore[attr-defined]
-        self._meters: dict[tuple[str, int], _Meter] = {}
+        self._meters: dict[tuple[str, int], Meter] = {}
 
     async def serve(self, scope: AsgiScope, receive: Receive, send: Send, path: Mapping[str, str]) -> None:
         """Answer a request for this route, from its first to its last byte.
@@ -177,7 +172,7 @@ class RawRoute(GuardedRoute):
         headers += plain_headers(call)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        self.measure(call, status, len(body))
+        self.measure(call, status, as_length(call.headers.get(b"content-length", b"")), len(body))
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """For a request that came through the router after all, with the middleware around it."""
@@ -213,75 +208,17 @@ class RawRoute(GuardedRoute):
         declared = as_length(headers.get(b"content-length", b""))
         call.body = await read_body(receive, declared, limit_bytes=limit, timeout_s=settings.body_timeout_s)
         kind = headers.get(b"content-type", b"")
-        if self._json_only and kind != b"application/json" and not is_json(kind.decode("latin-1")):
+        if self._json_only and kind != JSON and not is_json(kind.decode("latin-1")):
             raise UnsupportedMedia("Send the body as JSON: Content-Type: application/json.")
         return await self._handler(call)
 
-    def measure(self, call: Call, status: int, sent_bytes: int) -> None:
+    def measure(self, call: Call, status: int, received_bytes: int, sent_bytes: int) -> None:
         """Count an answered request as those of all other routes are counted."""
         seconds = time.perf_counter() - call.began_s
         meter = self._meters.get((call.method, status))
         if meter is None:
-            meter = self._meters[(call.method, status)] = _Meter(call.method, status, self.path)
-        meter.requests.value += 1
-        meter.received.observe(as_length(call.headers.get(b"content-length", b"")))
-        meter.sent.observe(sent_bytes)
-        meter.seconds.observe(seconds)
-        meter.seconds_of_all.observe(seconds)
-
-
-class RawRoutes:
-    """The raw routes of an app, by method and path."""
-
-    def __init__(self, routes: Sequence[RawRoute]) -> None:
-        self._exact = {(method, route.path): route for route in routes for method in route.methods or ()}
-        self._templates = [route for route in routes if "{" in route.path]
-        self._by_address: dict[bytes, tuple[RawRoute, Mapping[str, str]] | None] = {}
-
-    def find(self, scope: AsgiScope) -> tuple[RawRoute, Mapping[str, str]] | None:
-        """The route for a request, with its path parameters."""
-        method, path = scope["method"], scope["path"]
-        if (found := self._exact.get((method, path))) is not None:
-            return found, NO_PARAMETERS
-        for route in self._templates:
-            if method in (route.methods or ()) and (match := route.path_regex.match(path)):
-                return route, match.groupdict()
-        return None
-
-    def express(self, method: bytes, address: bytes) -> tuple[RawRoute, Mapping[str, str]] | None:
-        """The route with an express handler for a POST to an address as it stands in the request."""
-        if method != b"POST":
-            return None
-        try:
-            return self._by_address[address]
-        except KeyError:
-            plain = address.isascii() and not any(sign in address for sign in b"?%#\0")
-            found = self.find({"method": "POST", "path": address.decode("ascii")}) if plain else None
-            if found is not None and found[0].express is None:
-                found = None
-            if len(self._by_address) >= MOST_ADDRESSES:
-                self._by_address.clear()
-            self._by_address[address] = found
-            return found
-
-
-class _Meter:
-    """Tallies before the metrics that the instrumentation of all other routes makes."""
-
-    def __init__(self, method: str, status: int, handler: str) -> None:
-        self.requests = _tally(CountTally, "http_requests_total", method=method, status=str(status), handler=handler)
-        self.received = _tally(SummaryTally, "http_request_size_bytes", handler=handler)
-        self.sent = _tally(SummaryTally, "http_response_size_bytes", handler=handler)
-        self.seconds = _tally(HistogramTally, "http_request_duration_seconds", method=method, handler=handler)
-        self.seconds_of_all = _tally(HistogramTally, "http_request_duration_highr_seconds")
-
-
-def _tally(kind: Any, name: str, **labels: str) -> Any:
-    def make() -> Any:
-        metric: Any = REGISTRY._names_to_collectors[name]
-        return kind(metric.labels(**labels) if labels else metric)
-
-    return _TALLIES.get((name, *labels.values()), make)
+            meter = self._meters[(call.method, status)] = Meter(call.method, status, self.path)
+        meter.count(seconds, received_bytes, sent_bytes)
 
 
 def _check_address(call: Call, scope: AsgiScope, parameters: Collection[str]) -> None:
