@@ -31,7 +31,10 @@ class _Sequence:
             if never_back:
                 ms = max(ms, self._ms)
             if ms == self._ms:
-                self._counter += 1 + self._random_step()
+                # 32 random bits. The system's source is asked for many at once: a call costs more than all else here.
+                if not self._steps:
+                    self._steps = list(struct.unpack(f"<{_STEPS}I", os.urandom(4 * _STEPS)))
+                self._counter += 1 + self._steps.pop()
                 if self._counter >> _COUNTER_BITS:  # 2**41 ids in one millisecond: borrow from the next one
                     ms, self._counter = ms + 1, 0
             else:
@@ -41,12 +44,6 @@ class _Sequence:
             counter = self._counter
         high, low = counter >> 62, counter & (2**62 - 1)
         return ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
-
-    def _random_step(self) -> int:
-        """32 random bits. The system's source is asked for many at once: a call costs more than all else here."""
-        if not self._steps:
-            self._steps = list(struct.unpack(f"<{_STEPS}I", os.urandom(4 * _STEPS)))
-        return self._steps.pop()
 
 
 _clock = _Sequence()
@@ -73,7 +70,8 @@ def new_id(now: datetime | None = None) -> uuid.UUID:
 
 
 def new_id_number() -> int:
-    """As `new_id()`, as the number that the UUID is: its 32 hex digits are `f"{number:032x}"`, its milliseconds `number >> 80`.
+    """As `new_id()`, as the number that the UUID is: its 32 hex digits are `number.to_bytes(16).hex()`, its
+    milliseconds `number >> 80`.
 
     For where a UUID object would cost more than its making.
     """

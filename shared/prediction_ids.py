@@ -70,12 +70,11 @@ class PredictionIds:
 
     def _rows(self, pipeline: str, request: str, rows: range) -> list[str]:
         # A pipeline's name holds no NUL and what follows it has a fixed length: no two messages read the same.
-        keyed = self._keyed.copy()
-        keyed.update(pipeline.encode() + b"\0" + bytes.fromhex(request))
+        message = pipeline.encode() + b"\0" + bytes.fromhex(request)
         ids: list[str] = []
         for block in range(rows.start // _BLOCK, -(-rows.stop // _BLOCK)):
-            digest = keyed.copy()
-            digest.update(block.to_bytes(3))
+            digest = self._keyed.copy()
+            digest.update(message + block.to_bytes(3))
             tags = digest.hexdigest()
             first = block * _BLOCK
             ids += [

@@ -196,24 +196,22 @@ class Lane:
             return error
 
     def _scored(self, job: Job, scores: list[float], total: float, feeds: Feeds, start: int) -> Scored | TooLarge:
-        rows, call = job.rows, job.call
-        request = f"{call.id:032x}"
+        rows, call, sent = job.rows, job.call, job.sent
+        request = call.id.to_bytes(16).hex()
         keys = list(map(KEY_OF, rows))
         available = list(map(AVAILABLE_OF, rows))
         received_us = call.received_us
         ids = self._ids.make_batch(self._name, request, len(rows))
         logged = _Record(
-            request=request,
-            caller_request=call.request_id,
-            latency_us=int((time.perf_counter() - job.began_s) * 1e6),
-            keys=keys,
-            times=list(map(TIME_OF, rows)),
-            received=received_us,
-            scores=scores,
-            available=None
-            if available.count(None) == len(rows)
-            else [received_us if at is None else at for at in available],
-            rows=rows if job.sent is None else None,
+            request,
+            call.request_id,
+            int((time.perf_counter() - job.began_s) * 1e6),
+            keys,
+            list(map(TIME_OF, rows)),
+            received_us,
+            scores,
+            None if available.count(None) == len(rows) else [received_us if at is None else at for at in available],
+            rows if sent is None else None,
         )
         processed: Processed | None = None
         configuration = self._current.single if job.ranking is None else self._current.all
@@ -224,9 +222,8 @@ class Lane:
             under = processed.under
             logged.final_scores = processed.final
             logged.stages_number, logged.stages_spec, logged.removals = under.number, under.spec_version, under.removals
-        document = [self._record_head(job), b",", to_json(logged)[1:]]
-        if job.sent is not None:
-            document[-1:] = document[-1][:-1], b',"sent":', job.sent, b"}"
+        head, own = self._record_head(job), to_json(logged)
+        document = (head, b",", own[1:]) if sent is None else (head, b",", own[1:-1], b',"sent":', sent, b"}")
         if (size := sum(map(len, document))) > record.MAX_DOCUMENT_BYTES:
             return _too_large(len(rows), size)
         if job.write is not None:
@@ -276,8 +273,7 @@ class Lane:
 
     def _deliver(self, jobs: Sequence[Job], outcomes: Sequence[Scored | Exception]) -> Sequence[Scored | Exception]:
         began_s = time.perf_counter()
-        records = [outcome.record for outcome in outcomes if isinstance(outcome, Scored)]
-        if records:
+        if records := [outcome.record for outcome in outcomes if isinstance(outcome, Scored)]:
             try:
                 self._spool.append(*records)
             except (LogFull, LogUnwritable) as error:
@@ -289,19 +285,24 @@ class Lane:
         now_s = time.perf_counter()
         if now_s >= self._sample.due_s:
             self._sample_one(jobs, outcomes, now_s)
-        self._row_bytes.learn(max([len(job.call.body) / job.size for job in jobs]), now_s)
-        self._append_seconds.observe(now_s - began_s)
-        self._batch_rows.observe(sum(job.size for job in jobs))
+        rows, row_bytes = 0, 0.0
         for job, outcome in zip(jobs, outcomes, strict=True):
+            size, lease = job.size, job.lease
+            rows += size
+            if (of_one := len(job.call.body) / size) > row_bytes:
+                row_bytes = of_one
             if isinstance(outcome, Scored):
-                counted = self._counted.get(job.lease.role) or self._count(job.lease.role)
-                counted.predictions.value += job.size
+                counted = self._counted.get(lease.role) or self._count(lease.role)
+                counted.predictions.value += size
                 counted.score_sum.value += outcome.score_sum
-                counted.request_rows.observe(job.size)
+                counted.request_rows.observe(size)
                 counted.request_seconds.observe(now_s - job.began_s)
-                if (shadow := job.lease.shadow) is not None:
+                if lease.shadow is not None:
                     waiting = self.batcher.waiting_rows
-                    self._mirror.offer(shadow, self._name, job.call.id, outcome.record, waiting_rows=waiting)
+                    self._mirror.offer(lease.shadow, self._name, job.call.id, outcome.record, waiting_rows=waiting)
+        self._row_bytes.learn(row_bytes, now_s)
+        self._append_seconds.observe(now_s - began_s)
+        self._batch_rows.observe(rows)
         return outcomes
 
     def _sample_one(self, jobs: Sequence[Job], outcomes: Sequence[Scored | Exception], now_s: float) -> None:

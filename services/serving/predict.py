@@ -252,5 +252,5 @@ def _named_in(body: bytes) -> str | None:
     at = body.find(b'"model"')
     if at < 0:
         return None
-    _, begin, rest = body[at + 7 : at + 7 + MOST_NAME].partition(b'"')
-    return rest.partition(b'"')[0].decode("latin-1") if begin else None
+    parts = body[at + 7 : at + 7 + MOST_NAME].split(b'"', 2)
+    return parts[1].decode("latin-1") if len(parts) > 1 else None

@@ -51,12 +51,12 @@ def tell(ticket: Ticket[R], outcome: "R | Exception") -> None:
     try:
         if ticket.cancelled():
             return
-        if isinstance(outcome, StopIteration):  # which no future takes
-            outcome = RuntimeError("a job stopped an iteration")
-        if isinstance(outcome, Exception):
-            ticket.set_exception(outcome)
-        else:
+        if not isinstance(outcome, Exception):
             ticket.set_result(outcome)
+        elif isinstance(outcome, StopIteration):  # which no future takes
+            ticket.set_exception(RuntimeError("a job stopped an iteration"))
+        else:
+            ticket.set_exception(outcome)
     except Exception:
         log.exception("an outcome could not be told")
 

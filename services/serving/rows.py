@@ -56,7 +56,7 @@ _Moment = Annotated[int, Meta(ge=epoch_us(FIRST), lt=epoch_us(LAST))] | Annotate
 _Scalar = _Text | bool | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A request as the decoder read it."""
 

@@ -94,12 +94,9 @@ class SummaryTally:
         self._metric = metric
         self._count = self._sum = 0.0
         self.count = 0
+        """Add 1 for each value."""
         self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.total += value
-        self.count += 1
+        """Add the value."""
 
     @property
     def stands(self) -> Stands:

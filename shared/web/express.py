@@ -185,12 +185,13 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _write(self, turn: "Turn", head: list[bytes], body: bytes) -> None:
         turn.response_complete = True
-        if self.transport.is_closing():
+        transport = self.transport
+        if transport.is_closing():
             return
         head += (b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", body)
-        self.transport.write(b"".join(head))
+        transport.write(b"".join(head))
         if not turn.keep_alive:
-            self.transport.close()
+            transport.close()
         self.on_response_complete()
 
     def _server_lines(self) -> bytes:
@@ -223,7 +224,8 @@ class ExpressProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -274,7 +276,7 @@ class Turn:
         if caller is None:
             return False
         number, given = new_id_number(), headers.get(b"x-request-id")
-        asked_as = f"{number:032x}" if given is None else accept_request_id(given.decode("latin-1"))
+        asked_as = number.to_bytes(16).hex() if given is None else accept_request_id(given.decode("latin-1"))
         began_s = time.perf_counter()
         self.call = Call(
             protocol.app, number, asked_as, head.path, headers, caller, self.body, "POST", began_s, NO_PARAMETERS

@@ -21,9 +21,12 @@ class Meter:
 
     def count(self, seconds: float, received_bytes: int, sent_bytes: int) -> None:
         """Count one answered request."""
+        received, sent = self._received, self._sent
         self._requests.value += 1
-        self._received.observe(received_bytes)
-        self._sent.observe(sent_bytes)
+        received.count += 1
+        received.total += received_bytes
+        sent.count += 1
+        sent.total += sent_bytes
         self._seconds.observe(seconds)
         self._seconds_of_all.observe(seconds)
 

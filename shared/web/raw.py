@@ -130,7 +130,7 @@ class RawRoute(GuardedRoute):
         """
         number, headers = new_id_number(), dict(scope["headers"])
         given = headers.get(b"x-request-id")
-        asked_as = f"{number:032x}" if given is None else accept_request_id(given.decode("latin-1"))
+        asked_as = number.to_bytes(16).hex() if given is None else accept_request_id(given.decode("latin-1"))
         call = Call(scope["app"], number, asked_as, path, headers, method=scope["method"])
         try:
             answer = await self._answer(call, scope, receive)

@@ -122,13 +122,14 @@ class Spool:
             ValueError: a record is longer than a reader takes. Nothing was appended.
         """
         data = frame(*payloads)
+        size = len(data)
         with self._lock:
-            if self._waiting + len(data) > self._limit_bytes:
+            if self._waiting + size > self._limit_bytes:
                 raise LogFull(
                     "The prediction log is full: the registry has not taken it for too long. Try again later."
                 )
             try:
-                self._write(self._segment_for(len(data)), data)
+                self._write(self._segment_for(size), data)
             except OSError as error:
                 log.error("the prediction log cannot be written", error=str(error), folder=str(self._folder))
                 cause = (
@@ -184,9 +185,9 @@ class Spool:
 
     def _segment_for(self, size: int) -> Segment:
         active = self._active
-        if active is not None and active.size > len(MAGIC) and active.size + size > self._segment_bytes:
-            self._seal()
-        self._seal_if_old()
+        if active is not None and active.size > len(MAGIC):
+            if active.size + size > self._segment_bytes or self._clock() - active.began_s > self._segment_age_s:
+                self._seal()
         return self._active or self._begin()
 
     def _begin(self) -> Segment:

@@ -220,7 +220,7 @@ async def _infer(call: Call, version: int | None) -> Answer:
             loaded.codec,
             request.tensors,
             received_us=at_us,
-            request=f"{call.id:032x}",
+            request=call.id.to_bytes(16).hex(),
             max_rows=serving.settings.max_instances,
         )
         return rows, partial(write_answer, loaded.pipeline_name, loaded.version.number, request)

@@ -177,7 +177,8 @@ class Tallied(Process):
         for _ in range(number):
             self.request_tally.value += 1
             self.seconds_tally.observe(1.5)
-            self.size_tally.observe(10)
+            self.size_tally.count += 1
+            self.size_tally.total += 10
             self.scores_tally.value -= 0.5
 
     def tell(self, ledger: Ledger, name: str, held: list[tuple[str, str]] | None = None) -> None:
