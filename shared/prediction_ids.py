@@ -21,6 +21,8 @@ MIN_SECRET_CHARS = 32
 _TAG_CHARS = 16
 _BLOCK = 8
 """Rows whose tags are one digest of 64 bytes."""
+_NUMBERS = [f"{row:06x}" for row in range(1024)]
+"""Of the rows that most requests have, as they stand in an id."""
 _TEXT = re.compile(r"[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}[0-9a-f]{6}[0-9a-f]{16}")
 
 
@@ -71,17 +73,17 @@ class PredictionIds:
     def _rows(self, pipeline: str, request: str, rows: range) -> list[str]:
         # A pipeline's name holds no NUL and what follows it has a fixed length: no two messages read the same.
         message = pipeline.encode() + b"\0" + bytes.fromhex(request)
-        ids: list[str] = []
-        for block in range(rows.start // _BLOCK, -(-rows.stop // _BLOCK)):
+        first = rows.start // _BLOCK
+        digests: list[bytes] = []
+        for block in range(first, -(-rows.stop // _BLOCK)):
             digest = self._keyed.copy()
             digest.update(message + block.to_bytes(3))
-            tags = digest.hexdigest()
-            first = block * _BLOCK
-            ids += [
-                f"{request}{row:06x}{tags[(row - first) * _TAG_CHARS : (row - first + 1) * _TAG_CHARS]}"
-                for row in range(max(rows.start, first), min(rows.stop, first + _BLOCK))
-            ]
-        return ids
+            digests.append(digest.digest())
+        tags = b"".join(digests).hex()
+        skipped = (rows.start - first * _BLOCK) * _TAG_CHARS
+        numbers = _NUMBERS[rows.start : rows.stop] if rows.stop <= len(_NUMBERS) else [f"{row:06x}" for row in rows]
+        places = range(skipped, skipped + len(rows) * _TAG_CHARS, _TAG_CHARS)
+        return [f"{request}{number}{tags[at : at + _TAG_CHARS]}" for number, at in zip(numbers, places, strict=True)]
 
 
 def parse(text: str) -> tuple[uuid.UUID, int]:

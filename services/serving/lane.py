@@ -72,7 +72,8 @@ class Scored:
     """A request's answer and its log record."""
 
     answer: Answer
-    record: bytes
+    record: tuple[bytes, ...]
+    """In pieces."""
     score_sum: float
 
 
@@ -223,7 +224,10 @@ class Lane:
             logged.final_scores = processed.final
             logged.stages_number, logged.stages_spec, logged.removals = under.number, under.spec_version, under.removals
         head, own = self._record_head(job), to_json(logged)
-        document = (head, b",", own[1:]) if sent is None else (head, b",", own[1:-1], b',"sent":', sent, b"}")
+        if sent is None:
+            document: tuple[bytes, ...] = (head, b",", own[1:])
+        else:
+            document = (head, b",", own[1:-1], b',"sent":', sent, b"}")
         if (size := sum(map(len, document))) > record.MAX_DOCUMENT_BYTES:
             return _too_large(len(rows), size)
         if job.write is not None:
@@ -232,7 +236,7 @@ class Lane:
             answer = self._answer_head + processed.body
         else:
             answer = b'%b"predictions":%b}' % (self._answer_head, to_json(list(map(_Prediction, ids, keys, scores))))
-        return Scored(answer, record.encode(call.id >> 80, len(rows), *document), total)
+        return Scored(answer, (record.head(call.id >> 80, len(rows)), *document), total)
 
     def _record_head(self, job: Job) -> bytes:
         """What the records of one caller's requests begin with, without the closing brace."""

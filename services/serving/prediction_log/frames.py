@@ -14,7 +14,11 @@ MAX_PAYLOAD_BYTES = 256 * 2**20
 """A longer length can only be damage: no longer payload is written."""
 
 
-def frame(*payloads: bytes) -> bytes:
+Payload = bytes | tuple[bytes, ...]
+"""As a whole or in pieces: a body is large, and is copied into its frame from where it is."""
+
+
+def frame(*payloads: Payload) -> bytes:
     """A frame around each payload, one behind the other.
 
     Raises:
@@ -22,9 +26,15 @@ def frame(*payloads: bytes) -> bytes:
     """
     parts: list[bytes] = []
     for payload in payloads:
-        if not 0 < len(payload) <= MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
-        parts += (HEADER.pack(len(payload), zlib.crc32(payload)), payload)
+        pieces = (payload,) if isinstance(payload, bytes) else payload
+        length = checksum = 0
+        for piece in pieces:
+            length += len(piece)
+            checksum = zlib.crc32(piece, checksum)
+        if not 0 < length <= MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD_BYTES} bytes, not {length}")
+        parts.append(HEADER.pack(length, checksum))
+        parts += pieces
     return b"".join(parts)
 
 

@@ -40,9 +40,14 @@ class Logged:
         return datetime.fromtimestamp(self.requested_ms / 1000, UTC)
 
 
-def encode(requested_ms: int, rows: int, *document: bytes) -> bytes:
-    """The payload of one log frame; the document may come in pieces, since bodies are large."""
-    return b"".join((_HEAD.pack(FORMAT, requested_ms, rows), *document))
+def encode(requested_ms: int, rows: int, document: bytes) -> bytes:
+    """The payload of one log frame."""
+    return head(requested_ms, rows) + document
+
+
+def head(requested_ms: int, rows: int) -> bytes:
+    """What stands before the document in a payload."""
+    return _HEAD.pack(FORMAT, requested_ms, rows)
 
 
 def decode(payload: bytes) -> Logged:

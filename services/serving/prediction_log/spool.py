@@ -17,7 +17,7 @@ import structlog
 
 from services.serving.errors import LogFull, LogUnwritable
 from services.serving.prediction_log.folder import DAMAGED_SUFFIX, SEGMENTS
-from services.serving.prediction_log.frames import HEADER, MAGIC, frame
+from services.serving.prediction_log.frames import HEADER, MAGIC, Payload, frame
 from services.serving.prediction_log.record import HEAD_BYTES, requested_ms
 
 log = structlog.stdlib.get_logger(__name__)
@@ -113,7 +113,7 @@ class Spool:
         if disk.f_bavail * disk.f_frsize < FREE_BYTES:
             raise LogUnwritable("the disk of the prediction log is full")
 
-    def append(self, *payloads: bytes) -> None:
+    def append(self, *payloads: Payload) -> None:
         """Write records, all or none, in one system call; when this returns, killing the process does not lose them.
 
         Raises:
@@ -185,9 +185,10 @@ class Spool:
 
     def _segment_for(self, size: int) -> Segment:
         active = self._active
-        if active is not None and active.size > len(MAGIC):
-            if active.size + size > self._segment_bytes or self._clock() - active.began_s > self._segment_age_s:
-                self._seal()
+        if active is not None and active.size > len(MAGIC) and active.size + size > self._segment_bytes:
+            self._seal()
+        else:
+            self._seal_if_old()
         return self._active or self._begin()
 
     def _begin(self) -> Segment:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,12 +63,12 @@ class Mirror:
         """The shadow's process, once there is one."""
         return self._process
 
-    def offer(self, shadow: Share, model: str, call: int, record: bytes, *, waiting_rows: int) -> None:
+    def offer(self, shadow: Share, model: str, call: int, record: Sequence[bytes], *, waiting_rows: int) -> None:
         """Take an answered request if it is in the sample and there is room; on the loop, and never waits.
 
         Args:
             call: the request's id.
-            record: its log record.
+            record: its log record, in pieces.
             waiting_rows: rows that wait for the version that answered it.
         """
         if not sampled(call, shadow.share):
@@ -75,11 +76,12 @@ class Mirror:
         if waiting_rows > self._settings.shadow_busy_rows:
             self._count(model, Outcome.BUSY)
             return
+        whole = b"".join(record)
         with self._lock:
-            full = len(self._waiting) >= self._settings.shadow_waiting or self._waiting_bytes + len(record) > MOST_BYTES
+            full = len(self._waiting) >= self._settings.shadow_waiting or self._waiting_bytes + len(whole) > MOST_BYTES
             if not full and not self._stopping:
-                self._waiting.append(Frame(model, shadow.version, record))
-                self._waiting_bytes += len(record)
+                self._waiting.append(Frame(model, shadow.version, whole))
+                self._waiting_bytes += len(whole)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                     self._thread.start()
