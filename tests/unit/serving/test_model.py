@@ -1,5 +1,6 @@
 """A model answers only after its file, its signature and its warm-up are in order."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_rows_become_scores() -> None:
     assert scores.dtype == np.float32
     assert scores.tolist() == [0.625, 0.25, 0.75]
     assert model.cost.of(1) > 0
+
+
+def test_a_row_of_numbers_alone_scores_as_among_others_in_any_thread_and_its_score_stays() -> None:
+    first, second = (argument(Tensor(np.float32, ("n",))) for _ in range(2))
+    joined = op.reshape(op.concat([first, second], axis=0), op.const(np.array([2, -1])))
+    matrix = op.transpose(joined, perm=[1, 0])
+    known = op.where(op.isnan(matrix), op.const(np.float32(0)), matrix)
+    total = op.reduce_sum(known, op.const(np.array([1])), keepdims=0)
+    inputs = [{"name": name, "kind": "number", "required": True} for name in ("first", "second")]
+    signature = {"inputs": inputs, "output": "score", "task": "regression"}
+    model = opened(finish({"first": first, "second": second}, total), signature)
+    packed_as = model.signature.packed_as
+    assert model.signature.packed == ("first", "second")
+    rows = np.random.default_rng(7).normal(size=(2000, 2)).astype(np.float32)
+    together = model.score({packed_as: rows})
+
+    def one(index: int) -> np.ndarray:
+        return model.score({packed_as: rows[index : index + 1]})
+
+    kept = [one(index) for index in range(len(rows))]
+    assert np.concatenate(kept).tolist() == together.tolist()
+    with ThreadPoolExecutor(4) as pool:
+        assert np.concatenate(list(pool.map(one, range(len(rows))))).tolist() == together.tolist()
 
 
 REFUSED = {
