@@ -10,8 +10,9 @@ from services.serving.prediction_log.record import Logged
 from services.serving.prediction_log.shipper import RecordRefused
 from shared.registry.connection import LOCK_FOR_INGEST, connect_arguments
 
+# As text (`json`): of `jsonb` PostgreSQL would make its own form three times over, of the record, of its rows and of each row.
 _SHIPPED = """
-create temporary table if not exists shipped (requested_at timestamptz, record jsonb) on commit delete rows
+create temporary table if not exists shipped (requested_at timestamptz, record json) on commit delete rows
 """
 _INSERT = """
 insert into prediction_requests (
@@ -23,23 +24,22 @@ select
     array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(r.times) with ordinality as u(t, n) order by n),
     array(select timestamptz 'epoch' + t * interval '1 microsecond' from unnest(
         coalesce(r.available, array_fill(r.received, array[cardinality(r.keys)]))) with ordinality as u(t, n) order by n),
-    (select jsonb_agg(jsonb_strip_nulls(e) - r.not_logged order by n)
-     from jsonb_array_elements(coalesce(r.rows, r.sent -> 'instances')) with ordinality as u(e, n)),
+    (select jsonb_agg(jsonb_strip_nulls(e::jsonb) - r.not_logged order by n)
+     from json_array_elements(coalesce(r.rows, r.sent -> 'instances')) with ordinality as u(e, n)),
     r.scores, r.final_scores, r.stages_number, r.stages_spec, r.removals, r.latency_us, r.api_key, r.caller_request
-from shipped s, jsonb_to_record(s.record) as r(
+from shipped s, json_to_record(s.record) as r(
     request uuid, pipeline uuid, version uuid, number int, generation int, pinned boolean, role text, keys text[], times bigint[],
     received bigint,
-    available bigint[], rows jsonb, sent jsonb, not_logged text[], scores double precision[], final_scores double precision[],
+    available bigint[], rows json, sent json, not_logged text[], scores double precision[], final_scores double precision[],
     stages_number int, stages_spec int, removals bigint, latency_us int, api_key text, caller_request text)
 on conflict do nothing
 """
 
 # PostgreSQL's binary COPY: a header, then for each row its field count and each field's length and bytes.
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
-_ROW = struct.Struct(">hiqiB")
+_ROW = struct.Struct(">hiqi")
 _END = struct.pack(">h", -1)
 _EPOCH_2000_US = 946_684_800_000_000
-_JSONB_FORMAT = 1
 
 _REFUSALS = ("22", "23", "54")
 """Classes of SQLSTATE that depend on the record alone: data, integrity, and a program limit such as JSON of 256 MiB."""
@@ -101,6 +101,6 @@ def _copied(records: Sequence[Logged]) -> bytes:
     parts = [_BEGIN]
     for record in records:
         at_us = record.requested_ms * 1000 - _EPOCH_2000_US
-        parts += (_ROW.pack(2, 8, at_us, len(record.document) + 1, _JSONB_FORMAT), record.document)
+        parts += (_ROW.pack(2, 8, at_us, len(record.document)), record.document)
     parts.append(_END)
     return b"".join(parts)
