@@ -1,6 +1,6 @@
 """Serving's speed on one core, as a share of the floor measured beside it in the same run.
 
-    python -m benchmarks.serving [--rounds 3] [--seconds 4] [--plain/--no-plain]
+    python -m benchmarks.serving [--rounds 12] [--seconds 1] [--plain/--no-plain]
 
 Relevo does everything it does in production: key check, validation, metrics, write-ahead log. All its serving processes share one
 core; wrk, PostgreSQL and the rest of the stack have another. The apps take turns within each round, so that a slow minute of the
@@ -41,8 +41,8 @@ LATENCY_LOAD = 0.7
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4, help="of each load")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1, help="of each load")
     parser.add_argument(
         "--plain", action=argparse.BooleanOptionalAction, default=True, help="measure the plain app too"
     )
@@ -74,13 +74,13 @@ def main() -> None:
         bench = _Bench(console, apps, relevo, options.rounds, options.seconds, load_core)
         for rows in (1, 32, 100, 1024):
             console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
-        bench.measure(ONE_ROW)
+        bench.measure(ONE_ROW, options.rounds)
         answered = relevo.metric("relevo_serving_predictions_total")
         drain_s = drain(relevo, answered)
         console.print(f"one-row cases: {answered:,.0f} predictions in PostgreSQL {drain_s:.1f} s after the last answer")
         bench.latency(64)
         drain(relevo, relevo.metric("relevo_serving_predictions_total"))
-        bench.measure(MANY_ROWS)
+        bench.measure(MANY_ROWS, max(1, options.rounds // 2))  # of which the log, 1 GiB of it, holds 10 s
         before, total = relevo.logged(), relevo.metric("relevo_serving_predictions_total")
         drain_s = drain(relevo, total)
         console.print(
@@ -108,16 +108,16 @@ class _Bench:
         self._cpu_us: dict[tuple[str, str], list[float]] = {}
         """Processor time of a request, by case and app; without the shipper's, which is a process of its own."""
 
-    def measure(self, cases: tuple[tuple[int, int], ...]) -> None:
-        """All apps in turn, in every case, `rounds` times."""
+    def measure(self, cases: tuple[tuple[int, int], ...], rounds: int) -> None:
+        """All apps in turn, in every case, so many times."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
-            task = progress.add_task("Loads", total=len(cases) * len(self._apps) * self._rounds)
+            task = progress.add_task("Loads", total=len(cases) * len(self._apps) * rounds)
             for connections, rows in cases:
                 body = request_body(rows)
                 for name in self._apps:
                     self._run(name, body, connections, rows, 1)  # warm
-                for _ in range(self._rounds):
+                for _ in range(rounds):
                     for name in self._apps:
                         before_s = stack.cpu_s(self._apps[name][1])
                         load = self._run(name, body, connections, rows, self._seconds)
@@ -181,8 +181,9 @@ class _Bench:
         url = f"{self._apps[name][0]}/predict"
         with nullcontext() if name == "relevo" else self._relevo.not_shipping():
             load = wrk.run(
-                url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms
-            )
+                url, body, key=key, connections=connections, seconds=seconds, core=self._core, think_ms=think_ms,
+                first=think_ms > 0,
+            )  # fmt: skip
         if name == "relevo":
             self.ledger.add(load, rows)
         return load

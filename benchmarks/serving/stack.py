@@ -1,6 +1,7 @@
 """The stack that is measured: started in a folder of its own, one model released through the public APIs, every process pinned."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -146,14 +147,22 @@ def _command(pid: int) -> str:
 
 
 def drain(relevo: Stack, rows: float) -> float:
-    """Seconds until so many rows are in PostgreSQL, or until no more have come for `STALLED_S`."""
+    """Seconds until nothing is left to ship, or nothing moves for `STALLED_S`. Counting the rows would take PostgreSQL's time,
+    so that is done once, at the end.
+
+    Raises:
+        RuntimeError: fewer rows than these have come to PostgreSQL.
+    """
     began = moved = time.monotonic()
-    last = -1
-    while (found := relevo.logged()) < rows and time.monotonic() - moved < STALLED_S:
-        if found != last:
-            last, moved = found, time.monotonic()
+    last = math.inf
+    while (left := relevo.metric("relevo_serving_spool_bytes")) > 0 and time.monotonic() - moved < STALLED_S:
+        if left != last:
+            last, moved = left, time.monotonic()
         time.sleep(0.2)
-    return time.monotonic() - began
+    took_s = time.monotonic() - began
+    if (found := relevo.logged()) < rows:
+        raise RuntimeError(f"{rows - found:,.0f} rows of {rows:,.0f} have not come to PostgreSQL")
+    return took_s
 
 
 def _begin(client: Client, pipeline: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:

@@ -4,7 +4,10 @@ The scheduler of Linux lets a process that runs go on to the end of its turn of 
 comes in. Whoever asks for shorter turns comes in at once (sched_setattr(2), `sched_runtime` under SCHED_OTHER, since Linux 6.12;
 needs no privilege, says nothing of shares, and is passed on to children).
 
-    python -m benchmarks.serving.turns COMMAND [ARGUMENT ...]    the command, with short turns
+A kernel that preempts lazily (PREEMPT_LAZY, since Linux 6.13) lets it go on to the end of a tick of 4 ms all the same. Only a
+process of a realtime class comes in at once there; that needs root or CAP_SYS_NICE.
+
+    python -m benchmarks.serving.turns [--first] COMMAND [ARGUMENT ...]    the command, with short turns, or before all others
 """
 
 import ctypes
@@ -15,6 +18,7 @@ import sys
 
 SYSTEM_CALL = {"x86_64": 314, "aarch64": 274}
 SHORTEST_NS = 100_000
+FIRST = "--first"
 ATTRIBUTES = struct.Struct("=IIQiIQQQII")
 """size, policy, flags, nice, priority, runtime, deadline, period, least and most utilisation."""
 
@@ -31,6 +35,19 @@ def take_short_turns() -> None:
         )
 
 
+def go_first() -> None:
+    """As `take_short_turns`, but before all else that wants the core, where that is allowed."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        take_short_turns()
+
+
 if __name__ == "__main__":
-    take_short_turns()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    command = sys.argv[1:]
+    if command[0] == FIRST:
+        go_first()
+        del command[0]
+    else:
+        take_short_turns()
+    os.execvp(command[0], command)

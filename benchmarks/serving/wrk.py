@@ -65,6 +65,7 @@ def run(
     seconds: float,
     core: int,
     think_ms: float = 0,
+    first: bool = False,
     json_bytes: int | None = None,
     expected: Mapping[int, float] | None = None,
     tolerance: float = 0,
@@ -77,6 +78,7 @@ def run(
         connections: kept open, each with one request at a time.
         core: CPU that wrk may use.
         think_ms: mean pause of a connection between two requests.
+        first: whether wrk goes before all else on its core, where that is allowed: what it was late by would count as latency.
         script: what wrk runs; `body` is a file to it.
         json_bytes: length of the JSON that the body begins with, when binary data follows.
         expected: the score of the body's one row by version: every answer is compared, within the tolerance.
@@ -100,6 +102,7 @@ def run(
             sys.executable,
             "-m",
             turns.__name__,
+            *([turns.FIRST] if first else []),
             "wrk",
             "-t1",
             f"-c{connections}",
