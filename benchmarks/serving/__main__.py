@@ -74,10 +74,14 @@ def main() -> None:
         bench = _Bench(console, apps, relevo, options.rounds, options.seconds, load_core)
         for rows in (1, 32, 100, 1024):
             console.print(f"model alone, {rows:>5} rows: {_model_alone_us(relevo.model, rows):8.0f} us a run")
-        bench.measure(ONE_ROW, options.rounds)
-        answered = relevo.metric("relevo_serving_predictions_total")
-        drain_s = drain(relevo, answered)
-        console.print(f"one-row cases: {answered:,.0f} predictions in PostgreSQL {drain_s:.1f} s after the last answer")
+        for case in ONE_ROW:
+            before = relevo.logged()
+            bench.measure((case,), options.rounds)
+            answered = relevo.metric("relevo_serving_predictions_total")
+            drain_s = drain(relevo, answered)
+            console.print(
+                f"{case[0]}x{case[1]}: {answered - before:,.0f} predictions in PostgreSQL {drain_s:.1f} s after the last answer"
+            )
         bench.latency(64)
         drain(relevo, relevo.metric("relevo_serving_predictions_total"))
         bench.measure(MANY_ROWS, max(1, options.rounds // 2))  # of which the log, 1 GiB of it, holds 10 s

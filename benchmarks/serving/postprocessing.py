@@ -1,15 +1,16 @@
 """What five stages cost a list of 500 candidates, beside the run of a model over them and beside plain Python:
 `python -m benchmarks.serving.postprocessing`.
 
-The stages: calibrate (Platt), filter, boost, cap, diversify (MMR, k = 50, by a field and by a vector of 64 numbers), with 10,000
-items on the removal list. Timed is the processor time of the thread (`time.thread_time`) from raw scores to the list: taking the
-fields out of the rows, the removal list and the order included; HTTP, reading the request, the model and the log are not. The
-model (24 numbers, 128 and 64 units, that of `python -m benchmarks.serving`, untrained) scores 500 rows in the same round; plain
-Python (`plain_ranking.py`) does the same stages and must come to the same list.
+The stages: calibrate (Platt), filter, boost, cap, diversify (MMR, k = 50), with 10,000 items on the removal list. Candidates are
+alike by a field, or by a field and a vector of 64 numbers: both are measured. Timed is the processor time of the thread
+(`time.thread_time`) from the model's scores to the list: taking the fields out of the rows, the removal list and the order
+included; HTTP, reading the request, the model and the log are not. The model (24 numbers, 128 and 64 units, that of
+`python -m benchmarks.serving`, untrained) scores 500 rows in the same round; plain Python (`plain_ranking.py`) does the same
+stages and must come to the same list.
 
 `stages` come right after the model's run over other data, `again` are the same once more: what caches that are warm save.
 
-Last line: `{"p50_us", "p99_us", "again_p50_us", "again_p99_us", "traced_p50_us",
+Last line: `{"fields": {...}, "vectors": {...}}`, each `{"p50_us", "p99_us", "again_p50_us", "again_p99_us", "traced_p50_us",
 "without_diversify_p50_us", "model_p50_us", "to_model", "plain_p50_us", "times_plain", "same"}`.
 """
 
@@ -49,8 +50,9 @@ STAGES: list[dict[str, Any]] = [
     {"type": "filter", "drop": {"field": "stock", "at_most": 2}},
     {"type": "boost", "where": {"field": "seller", "one_of": [f"seller-{n}" for n in range(20)]}, "multiply": 1.2},
     {"type": "cap", "field": "seller", "most": 10},
-    {"type": "diversify", "k": PICKED, "relevance_weight": 0.7, "fields": ["category"], "vector": "look"},
+    {"type": "diversify", "k": PICKED, "relevance_weight": 0.7, "fields": ["category"]},
 ]
+VECTOR = "look"
 WARM = 50
 
 
@@ -60,11 +62,11 @@ PIPELINE: dict[str, Any] = {
     "key": "item",
     "time": "at",
     "columns": ["seller", "stock"],
-    "features": {"category": {"type": "category", "vocabulary": 16}, "look": {"type": "vector", "length": LENGTH}},
+    "features": {"category": {"type": "category", "vocabulary": 16}},
     "label": {"name": "clicked"},
 }
-SIGNATURE = {
-    "inputs": [{"name": "category", "kind": "category"}, {"name": "look", "kind": "vector", "length": LENGTH}],
+SIGNATURE: dict[str, Any] = {
+    "inputs": [{"name": "category", "kind": "category"}],
     "output": "score",
     "task": "binary",
 }
@@ -76,65 +78,77 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     options = parser.parse_args()
     console = Console(width=110, highlight=False)
+    print(json.dumps({name: _measured(console, options.requests, name) for name in ("fields", "vectors")}))
+
+
+def _measured(console: Console, rounds: int, by: str) -> dict[str, Any]:
     draw = random.Random(3)
-    requests = [_items(draw) for _ in range(20)]
+    pipeline, signature, stages = _with_vectors() if by == "vectors" else (PIPELINE, SIGNATURE, STAGES)
+    requests = [_items(draw, vectors=by == "vectors") for _ in range(20)]
     removed = {f"item-{draw.randrange(10**6)}" for _ in range(REMOVED)} | {items[0].key for items in requests}
-    stages = TypeAdapter(Stages).validate_python(STAGES)
-    plan, cheap = Plan(stages, {KEY: frozenset(removed)}), Plan(stages[:-1], {KEY: frozenset(removed)})
-    spec, signature = parse(PIPELINE), read_signature(SIGNATURE)
-    codec = codec_for(spec, spec, signature)
+    compiled = TypeAdapter(Stages).validate_python(stages)
+    plan, cheap = Plan(compiled, {KEY: frozenset(removed)}), Plan(compiled[:-1], {KEY: frozenset(removed)})
+    spec = parse(pipeline)
+    codec = codec_for(spec, spec, read_signature(signature))
     session, rows = _model(), np.random.default_rng(3).normal(size=(CANDIDATES, NUMBERS)).astype(np.float32)
     times: dict[str, list[float]] = {
         name: [] for name in ("stages", "again", "traced", "without_diversify", "model", "plain")
     }
 
-    def scores(items: list[Item]) -> Scores:
-        """Read as serving reads them, which is not timed."""
+    def scores(items: list[Item]) -> tuple[Scores, np.ndarray]:
+        """Read as serving reads them, which is not timed, and what the model says of them."""
         instances = [{"item": item.key, "at": AT.isoformat(), **item.fields} for item in items]
         read = codec.read(instances, AT)
         raw = [item.score for item in items]
-        return Scores(codec, read, [row.key for row in read], [""] * len(read), raw, codec.feeds([read]), 0)
+        asked = Scores(codec, read, [row.key for row in read], [""] * len(read), raw, codec.feeds([read]), 0)
+        return asked, np.array(raw, np.float32)
 
-    for number in range(-WARM, options.requests):
+    def rank(plan: Plan, asked: Scores, said: np.ndarray, *, trace: bool = False) -> Ranked:
+        return plan.rank(said.tolist(), asked.keys, asked, trace=trace)
+
+    for number in range(-WARM, rounds):
         asked = scores(requests[number % len(requests)])
         acts: dict[str, Callable[[], Any]] = {
             "model": lambda: session.run(["score"], {"numbers": rows}),
-            "stages": lambda: plan.rank(asked.raw, asked.keys, asked),  # noqa: B023
-            "again": lambda: plan.rank(asked.raw, asked.keys, asked),  # noqa: B023
-            "traced": lambda: plan.rank(asked.raw, asked.keys, asked, trace=True),  # noqa: B023
-            "without_diversify": lambda: cheap.rank(asked.raw, asked.keys, asked),  # noqa: B023
+            "stages": lambda: rank(plan, *asked),  # noqa: B023
+            "again": lambda: rank(plan, *asked),  # noqa: B023
+            "traced": lambda: rank(plan, *asked, trace=True),  # noqa: B023
+            "without_diversify": lambda: rank(cheap, *asked),  # noqa: B023
         }
         for name, act in acts.items():
             _timed(times[name], act, keep=number >= 0)
     same = 0
     for items in requests:
         asked = scores(items)
-        plain: list[Item] = _timed(times["plain"], lambda: plain_ranking.rank(items, stages, removed))  # noqa: B023
-        found: Ranked = plan.rank(asked.raw, asked.keys, asked)
-        same += [item.key for item in plain] == [asked.keys[index] for index in found.order]
+        plain: list[Item] = _timed(times["plain"], lambda: plain_ranking.rank(items, compiled, removed))  # noqa: B023
+        found = rank(plan, *asked)
+        same += [item.key for item in plain] == [asked[0].keys[index] for index in found.order]
     middle = {name: median(values) for name, values in times.items()}
-    p99 = sorted(times["stages"])[int(0.99 * len(times["stages"]))]
+    console.print(f"alike by {by}")
     for name, values in times.items():
         low, high = np.quantile(values, [0.05, 0.99])
         console.print(f"{name:<18} {middle[name]:9,.0f} us (5 % {low:,.0f}, 99 % {high:,.0f}; {len(values)} times)")
     console.print(f"of {len(requests)} lists, {same} are those of plain Python")
-    print(
-        json.dumps(
-            {
-                "p50_us": round(middle["stages"]),
-                "p99_us": round(p99),
-                "again_p50_us": round(middle["again"]),
-                "again_p99_us": round(float(np.quantile(times["again"], 0.99))),
-                "traced_p50_us": round(middle["traced"]),
-                "without_diversify_p50_us": round(middle["without_diversify"]),
-                "model_p50_us": round(middle["model"]),
-                "to_model": round(middle["stages"] / middle["model"], 2),
-                "plain_p50_us": round(middle["plain"]),
-                "times_plain": round(middle["plain"] / middle["stages"]),
-                "same": f"{same} of {len(requests)}",
-            }
-        )
-    )
+    return {
+        "p50_us": round(middle["stages"]),
+        "p99_us": round(float(np.quantile(times["stages"], 0.99))),
+        "again_p50_us": round(middle["again"]),
+        "again_p99_us": round(float(np.quantile(times["again"], 0.99))),
+        "traced_p50_us": round(middle["traced"]),
+        "without_diversify_p50_us": round(middle["without_diversify"]),
+        "model_p50_us": round(middle["model"]),
+        "to_model": round(middle["stages"] / middle["model"], 2),
+        "plain_p50_us": round(middle["plain"]),
+        "times_plain": round(middle["plain"] / middle["stages"]),
+        "same": f"{same} of {len(requests)}",
+    }
+
+
+def _with_vectors() -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    features = {**PIPELINE["features"], VECTOR: {"type": "vector", "length": LENGTH}}
+    inputs = [*SIGNATURE["inputs"], {"name": VECTOR, "kind": "vector", "length": LENGTH}]
+    stages = [*STAGES[:-1], {**STAGES[-1], "vector": VECTOR}]
+    return {**PIPELINE, "features": features}, {**SIGNATURE, "inputs": inputs}, stages
 
 
 def _timed(times: list[float], act: Callable[[], Any], *, keep: bool = True) -> Any:
@@ -145,7 +159,7 @@ def _timed(times: list[float], act: Callable[[], Any], *, keep: bool = True) -> 
     return result
 
 
-def _items(draw: random.Random) -> list[Item]:
+def _items(draw: random.Random, *, vectors: bool) -> list[Item]:
     """In the order of their keys, as serving has them."""
     keys = sorted(f"item-{number}" for number in draw.sample(range(10**6), CANDIDATES))
     return [
@@ -155,7 +169,7 @@ def _items(draw: random.Random) -> list[Item]:
                 "seller": f"seller-{draw.randrange(60)}",
                 "category": f"category-{draw.randrange(12)}" if draw.random() < 0.9 else None,
                 "stock": float(draw.randrange(50)),
-                "look": [draw.gauss(0, 1) for _ in range(LENGTH)],
+                **({VECTOR: [draw.gauss(0, 1) for _ in range(LENGTH)]} if vectors else {}),
             },
             float(np.float32(draw.random())),
         )

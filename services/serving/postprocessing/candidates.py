@@ -125,7 +125,7 @@ def _diversify(stage: DiversifyStage, candidates: Candidates) -> None:
         k=stage.k,
         weight=stage.relevance_weight,
         groups=[codes(candidates.values(name))[at] for name in stage.fields],
-        vectors=None if stage.vector is None else candidates.vectors(stage.vector)[at],
+        vectors=None if stage.vector is None else candidates.vectors(stage.vector).take(at, 0),
     )
     candidates.at = at[chosen]
 

@@ -51,10 +51,12 @@ class Removals:
 
 
 def removed(items: Items, keys: Sequence[str], columns: Columns) -> np.ndarray | None:
-    """Which of n rows are on the list, bool [n]; None when the list is empty."""
+    """Which of n rows are on the list, bool [n]; None when none is."""
     found: np.ndarray | None = None
     for name, listed in items.items():
-        texts = keys if name == KEY else map(text_of, columns.values(name))
-        mask = np.fromiter(map(listed.__contains__, texts), bool, len(keys))
-        found = mask if found is None else found | mask
+        texts = keys if name == KEY else list(map(text_of, columns.values(name)))
+        here = listed.intersection(texts)  # mostly nothing
+        if here:
+            mask = np.fromiter(map(here.__contains__, texts), bool, len(keys))
+            found = mask if found is None else found | mask
     return found

@@ -26,7 +26,7 @@ _ABOVE_0, _BELOW_1 = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
 
 
 def _platt(scores: np.ndarray, platt: Platt) -> np.ndarray:
-    inside = np.clip(scores, _ABOVE_0, _BELOW_1)
+    inside = np.minimum(np.maximum(scores, _ABOVE_0), _BELOW_1)
     odds = platt.slope * (np.log(inside) - np.log1p(-inside)) + platt.intercept
     calibrated: np.ndarray = 0.5 * (1 + np.tanh(0.5 * odds))  # the logistic function, which overflows nowhere
     return calibrated
