@@ -91,8 +91,6 @@ class Batcher(Generic[J, R]):
         Raises:
             Overloaded, DeadlinePassed: as `put`.
         """
-        if self._short.backlog.has_room() and self._long.backlog.has_room():
-            return
         self._queue(self._cost.of(rows)).backlog.check(priority, deadline_s)
 
     def submit(self, job: J) -> "asyncio.Future[R]":

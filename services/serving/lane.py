@@ -179,20 +179,19 @@ class Lane:
             part = values[start : start + job.size]
             total = sum(part)
             # A sum of float32 values is finite exactly when all of them are.
-            finite = math.isfinite(total)
-            outcomes.append(self._outcome(job, part, total, feeds, start) if finite else self._not_finite(job, part))
+            if math.isfinite(total):
+                try:
+                    outcomes.append(self._scored(job, part, total, feeds, start))
+                except Exception as error:  # noqa: BLE001 - this job's own outcome
+                    outcomes.append(error)
+            else:
+                outcomes.append(self._not_finite(job, part))
             start += job.size
         return outcomes
 
     def _alone(self, job: Job) -> Scored | Exception:
         try:
             return self._score([job])[0]
-        except Exception as error:  # noqa: BLE001 - this job's own outcome
-            return error
-
-    def _outcome(self, job: Job, scores: list[float], total: float, feeds: Feeds, start: int) -> Scored | Exception:
-        try:
-            return self._scored(job, scores, total, feeds, start)
         except Exception as error:  # noqa: BLE001 - this job's own outcome
             return error
 

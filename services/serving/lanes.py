@@ -76,6 +76,8 @@ class Lanes:
         Raises:
             Overloaded, DeadlinePassed: too much waits.
         """
+        if self.has_room():
+            return
         try:
             self.of(lease.loaded).check(urgency, body_bytes)
         except BaseException:

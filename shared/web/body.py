@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import Invalid, Malformed, TooLarge, TooSlow
 
+MOST_DIGITS = 19
 MAX_DEPTH = 64
 """Deeper JSON is no request of ours, and would exhaust the recursion of whatever walks it."""
 
@@ -101,8 +102,8 @@ def content_length(scope: Scope) -> int:
 
 
 def as_length(value: bytes) -> int:
-    """What a Content-Length header says, bytes; 0 when it is no number."""
-    return int(value[:20]) if value.isdigit() else 0
+    """What a Content-Length header says, bytes; 0 when it is no number, or one of more digits than any length has."""
+    return int(value) if value.isdigit() and len(value) <= MOST_DIGITS else 0
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

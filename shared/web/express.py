@@ -31,7 +31,7 @@ PLAIN_LINES = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n"
 """`plain_headers` as they stand in a head."""
 ANSWER_LINES = b"content-type: %b\r\ncontent-length: %d\r\n" + PLAIN_LINES
 HEAD_ENDS = b"\r\n\r\n"
-MOST_HEAD_BYTES = 4096
+MOST_HEAD_BYTES = 2048
 """A longer head is parsed each time."""
 UNUSUAL = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
 """Headers of requests that go the general way."""
@@ -103,13 +103,11 @@ class ExpressProtocol(HttpToolsProtocol):
         declined, self._declined = self._declined, False
         routes = self._routes
         head = None if declined or routes is None or not self._is_free() else self._head(routes)
-        if head is None or routes is None:
+        if head is None:
             self._general()
             return
-        # A line each and no other: where it ends, and where the body begins, is as the parser has it.
-        if new.count(b"\n") == len(head.headers) + 2:
-            routes.remember(new, head)
-        self.cycle = Turn(self, head)
+        turn = self.cycle = Turn(self, head)
+        turn.data = new
 
     def on_message_complete(self) -> None:
         self._parsing = False
@@ -118,6 +116,8 @@ class ExpressProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif not turn.begin():
             self._leave(turn, complete=True)
+        elif turn.data and self._routes is not None and len(turn.body) == turn.head.body_bytes:
+            self._routes.remember(turn.data, turn.head)
 
     def _is_free(self) -> bool:
         """Whether a request may be answered now: the last one is, and the client takes what it is sent."""
@@ -257,12 +257,13 @@ class Turn:
     """One request on the short way. To the protocol it is the cycle under way; to the handler, what its answer is given to."""
 
     __slots__ = (
-        "begun", "body", "call", "disconnected", "head", "keep_alive", "message_event", "protocol", "response_complete",
+        "begun", "body", "call", "data", "disconnected", "head", "keep_alive", "message_event", "protocol",
+        "response_complete",
     )  # fmt: skip
 
     def __init__(self, protocol: ExpressProtocol, head: Head) -> None:
         self.protocol, self.head = protocol, head
-        self.body = b""
+        self.body = self.data = b""
         self.begun = self.disconnected = self.response_complete = False
         self.keep_alive = True
         self.message_event: Any = NO_EVENT

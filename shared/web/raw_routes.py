@@ -9,6 +9,9 @@ from shared.web.raw import NO_PARAMETERS, RawRoute
 
 MOST_ADDRESSES = 1024
 MOST_HEADS = 1024
+MOST_LINES = 32
+UNIQUE = frozenset({b"x-request-id", b"traceparent"})
+"""Headers that are another in each request."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,17 @@ class RawRoutes:
             return found
 
     def remember(self, data: bytes, head: Head) -> None:
-        """Know a head again by its bytes."""
+        """Know a head again by its bytes, if it may come again.
+
+        Args:
+            data: what stood before and in an answered request up to the first empty line.
+            head: what the parser made of it.
+        """
+        # A line each and no other. With more, the empty line may be one before the request: whoever sent it would be taken for the
+        # one whose request came behind it.
+        lines = data.count(b"\n")
+        if lines != len(head.headers) + 2 or lines > MOST_LINES or not UNIQUE.isdisjoint(head.headers):
+            return
         if len(self.heads) >= MOST_HEADS:
             self.heads.clear()
         self.heads[data] = head

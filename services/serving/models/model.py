@@ -108,14 +108,9 @@ class _Single:
         self._name = name
         self._row, self._score = np.zeros((1, width), np.float32), np.zeros(1, np.float32)
         binding = session.io_binding()
-        # The values only point to the arrays, and the binding to the values.
-        self._bound = [
-            ort.OrtValue.ortvalue_from_numpy(self._row),
-            ort.OrtValue.ortvalue_from_numpy(self._score),
-        ]
-        binding.bind_ortvalue_input(name, self._bound[0])
-        binding.bind_ortvalue_output(OUTPUT, self._bound[1])
-        self._binding = binding
+        # These values only point to the arrays.
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._row))
+        binding.bind_ortvalue_output(OUTPUT, ort.OrtValue.ortvalue_from_numpy(self._score))
         self._run = session._sess.run_with_iobinding
         self._free = [binding._iobinding]
 

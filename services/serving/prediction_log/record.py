@@ -40,13 +40,8 @@ class Logged:
         return datetime.fromtimestamp(self.requested_ms / 1000, UTC)
 
 
-def encode(requested_ms: int, rows: int, document: bytes) -> bytes:
-    """The payload of one log frame."""
-    return head(requested_ms, rows) + document
-
-
 def head(requested_ms: int, rows: int) -> bytes:
-    """What stands before the document in a payload."""
+    """What stands before the document in the payload of a log frame."""
     return _HEAD.pack(FORMAT, requested_ms, rows)
 
 
@@ -54,7 +49,7 @@ def decode(payload: bytes) -> Logged:
     """The record of one log frame.
 
     Raises:
-        ValueError: the payload is not one that `encode` made.
+        ValueError: the payload is not one that `head` begins.
     """
     if len(payload) <= _HEAD.size or payload[0] != FORMAT:
         raise ValueError(f"a log frame is of format {payload[:1].hex()}, not {FORMAT:02x}")
@@ -63,7 +58,7 @@ def decode(payload: bytes) -> Logged:
 
 
 def requested_ms(head: bytes) -> int | None:
-    """When the request of the payload that begins so was made, Unix milliseconds; None when it is none that `encode` made."""
+    """When the request of the payload that begins so was made, Unix milliseconds; None when it is none that `head` begins."""
     if len(head) < HEAD_BYTES or head[0] != FORMAT:
         return None
     at_ms: int = _HEAD.unpack_from(head)[1]

@@ -18,7 +18,7 @@ class Frame:
     shadow: int
     """Number of the version that is to score it."""
     record: bytes
-    """As `prediction_log.record.encode` made it."""
+    """The payload of its frame in the prediction log."""
 
     def encode(self) -> bytes:
         """As it goes through the pipe."""

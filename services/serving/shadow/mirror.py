@@ -76,12 +76,12 @@ class Mirror:
         if waiting_rows > self._settings.shadow_busy_rows:
             self._count(model, Outcome.BUSY)
             return
-        whole = b"".join(record)
+        size = sum(map(len, record))
         with self._lock:
-            full = len(self._waiting) >= self._settings.shadow_waiting or self._waiting_bytes + len(whole) > MOST_BYTES
+            full = len(self._waiting) >= self._settings.shadow_waiting or self._waiting_bytes + size > MOST_BYTES
             if not full and not self._stopping:
-                self._waiting.append(Frame(model, shadow.version, whole))
-                self._waiting_bytes += len(whole)
+                self._waiting.append(Frame(model, shadow.version, b"".join(record)))
+                self._waiting_bytes += size
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                     self._thread.start()

@@ -57,6 +57,7 @@ def test_a_row_of_numbers_alone_scores_as_among_others_in_any_thread_and_its_sco
     packed_as = model.signature.packed_as
     assert model.signature.packed == ("first", "second")
     rows = np.random.default_rng(7).normal(size=(2000, 2)).astype(np.float32)
+    rows[::3, 0] = np.nan
     together = model.score({packed_as: rows})
 
     def one(index: int) -> np.ndarray:

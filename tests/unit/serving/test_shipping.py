@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.serving.prediction_log import shipping as module
-from services.serving.prediction_log.record import encode
+from services.serving.prediction_log.record import head
 from services.serving.prediction_log.shipper import END
 from services.serving.prediction_log.shipping import Shipping
 from services.serving.prediction_log.spool import Spool
@@ -73,7 +73,7 @@ def counted() -> tuple[float, float]:
 
 
 def logged_at(at_s: float) -> bytes:
-    return encode(int(at_s * 1000), 1, b"{}")
+    return head(int(at_s * 1000), 1) + b"{}"
 
 
 def test_a_process_that_cannot_be_started_is_started_later(world: World) -> None:

@@ -15,7 +15,7 @@ from services.serving.prediction_log import frames
 from services.serving.prediction_log import spool as module
 from services.serving.prediction_log.folder import claim, claim_orphans
 from services.serving.prediction_log.frames import HEADER, MAGIC, frame
-from services.serving.prediction_log.record import encode
+from services.serving.prediction_log.record import head
 from services.serving.prediction_log.spool import Spool
 from services.serving.prediction_log.tail import Tail
 
@@ -92,7 +92,7 @@ def test_a_damaged_segment_is_kept_for_a_look(tmp_path: Path) -> None:
 
 
 def a_record(number: int) -> bytes:
-    return encode(1_700_000_000_000 + number, 1, b'{"keys":["%d"]}' % number)
+    return head(1_700_000_000_000 + number, 1) + b'{"keys":["%d"]}' % number
 
 
 @given(st.integers(1, 5), st.data())

@@ -67,7 +67,7 @@ def frame(shadow: int = 2, **changes: Any) -> Frame:
         "request": uuid.UUID(int=5).hex, "pipeline": PIPELINE.hex, "version": uuid.UUID(int=1).hex, "number": 1,
         "generation": 3, "received": NOW_US, "keys": ["AA-1", "AA-2"], "scores": [0.125, 0.25], "sent": {"instances": rows},
     }  # fmt: skip
-    return Frame("delays", shadow, record.encode(NOW_US // 1000, 2, json.dumps(document | changes).encode()))
+    return Frame("delays", shadow, record.head(NOW_US // 1000, 2) + json.dumps(document | changes).encode())
 
 
 def test_both_score_the_same_rows(harness: Harness) -> None:

@@ -17,6 +17,7 @@ from shared.errors import Conflict
 from shared.web.auth import GuardedRouter
 from shared.web.express import MOST_BYTES, ExpressProtocol
 from shared.web.raw import Answer, Call, Reply, Waiting, raw
+from shared.web.raw_routes import MOST_HEADS
 from tests.support.waiting import until
 from tests.unit.shared.web.conftest import Keys, build, make_settings
 
@@ -141,6 +142,11 @@ def request(
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
+def padded(whole: bytes, zeros: int) -> bytes:
+    """The same request, its length written with zeros before it."""
+    return whole.replace(b"Content-Length: ", b"Content-Length: " + b"0" * zeros)
+
+
 @pytest.fixture(autouse=True)
 def keys_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """After each reading of the keys the first request with one goes the general way."""
@@ -212,6 +218,7 @@ CASES: dict[str, tuple[Callable[[str], list[bytes]], bool]] = {
     "after a blank line": (lambda key: [b"\r\n" + request(b"1", key)], True),
     "a header folded": (lambda key: [request(b"1", key, "X-Other: 1", " 2")], False),
     "lines of another end": (lambda key: [request(b'"\r\n\r\n"', key).replace(b"\r\n", b"\n", 6)], False),
+    "a length of many digits": (lambda key: [padded(request(b'"careful"', key), 19)], False),
     "not HTTP": (lambda key: [b"NONSENSE\r\n\r\n"], False),
 }
 
@@ -328,7 +335,7 @@ async def test_a_head_that_came_before_is_not_parsed_again(app: FastAPI, key: st
             assert (await connection.answer())[2] == b'{"model":"","sent":%b}' % body
             return parsed - before
 
-        assert [await told(first, b"10"), await told(first, b"11"), await told(first, b"12")] == [1, 0, 0]
+        assert [await told(first, b"10"), await told(first, b"11"), await told(first, b"12")] == [1, 1, 0]
         assert await told(other, b"13") == 0, "whoever sent it"
         assert await told(first, b"123") == 1, "another length is another head"
         whole = request(b"14", key)
@@ -353,6 +360,82 @@ async def test_a_request_with_a_known_head_waits_for_the_one_before(
     assert connection.nothing_came()
     answer_it()
     assert [(await connection.answer())[2][-8:-1] for _ in range(2)] == [b'"later"', b'"after"']
+
+
+async def test_a_length_that_the_parser_reads_in_another_way_hides_no_second_request(
+    connection: Connection, key: str, echo: Echo
+) -> None:
+    whole = padded(request(b"1" * 50, key), 19)
+    for _ in range(2):
+        await connection.send(whole)
+        assert (await connection.answer())[2] == b'{"model":"","sent":%b}' % (b"1" * 50)
+    hidden = request(b'"hidden"', key)
+    await connection.send(whole[:-45], hidden[:45])
+    assert (await connection.answer())[2].endswith(b'"sent":11111%b}' % hidden[:45])
+
+
+async def test_an_empty_line_before_a_request_lends_nobody_its_key(
+    app: FastAPI, port: int, connection: Connection, key: str, echo: Echo
+) -> None:
+    for _ in range(2):
+        await connection.send(b"\r\n\r\n" + request(b"1", key))
+        assert (await connection.answer())[0] == "HTTP/1.1 200 OK"
+    stranger = await Connection.to(port)
+    echo.taken.clear()
+    await stranger.send(b"\r\n\r\n1")
+    stranger.writer.write_eof()
+    async with asyncio.timeout(DEADLINE_S):
+        assert b"200 OK" not in await stranger.reader.read()
+    assert not echo.taken
+    await stranger.close()
+
+
+async def test_what_follows_a_refusal_is_body_until_the_request_has_ended(
+    connection: Connection, key: str, echo: Echo
+) -> None:
+    known = request(b"11", key)
+    for _ in range(2):
+        await connection.send(known)
+        await connection.answer()
+    echo.taken.clear()
+    refused = request(b"1" * 10 + known, "rlv_x_y")
+    await connection.send(refused[: -len(known)], known)
+    assert (await connection.answer())[0].split()[1] == "401"
+    assert not echo.taken
+
+
+async def test_heads_that_are_kept_are_few_and_of_callers_let_in(app: FastAPI, port: int, key: str) -> None:
+    connection = await Connection.to(port)
+    heads = app.raw.heads  # type: ignore[attr-defined]
+    for number in range(MOST_HEADS + 10):
+        await connection.send(request(b"1", key, f"X-Other: {number}"))
+        await connection.answer()
+        assert len(heads) <= MOST_HEADS
+    heads.clear()
+    for line in ("X-Request-Id: mine", "Traceparent: 00-1-1-01", *(["\r\n".join(f"X-{n}: 1" for n in range(40))])):
+        await connection.send(request(b"1", key, line))
+        await connection.answer()
+    await connection.send(request(b"1", "rlv_x_y"))
+    await connection.answer()
+    assert not heads
+    await connection.close()
+
+
+async def test_a_known_head_is_not_idle(app: FastAPI, key: str, echo: Echo) -> None:
+    async with serving(app, ExpressProtocol) as (server, port):
+        server.config.timeout_keep_alive = 1
+        idle, busy = await Connection.to(port), await Connection.to(port)
+        for opened in (idle, busy):
+            for _ in range(2):
+                await opened.send(request(b'"early"', key))
+                await opened.answer()
+        await busy.send(request(b'"later"', key))
+        answer_it = await echo.later.get()
+        assert await idle.ended()
+        answer_it()
+        assert (await busy.answer())[0] == "HTTP/1.1 200 OK"
+        await idle.close()
+        await busy.close()
 
 
 async def test_a_server_that_ends_answers_what_it_has_taken(app: FastAPI, key: str, echo: Echo) -> None:
