@@ -17,8 +17,8 @@ from shared.web.auth import GuardedRouter
 from shared.web.patience import Patience, PatientProtocol
 from shared.web.raw import Answer, Call, raw
 from tests.unit.shared.web.conftest import Keys, build
-from tests.unit.shared.web.test_express import Connection, request
-from tests.unit.shared.web.test_express import serving as on_port
+from tests.unit.shared.web.express.echo import Connection, request
+from tests.unit.shared.web.express.echo import serving as on_port
 
 Connect = Callable[[int], Awaitable[Connection]]
 PATIENT = Patience(head_s=60, answer_s=60, most=1000, always=("/healthz",))
